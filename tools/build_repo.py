@@ -1,0 +1,120 @@
+"""Build a checkpoint into a verified, versioned model of a Triton repository."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from tritonsmith.build import BuildOptions, BuildResult, build
+from tritonsmith.cli import console, new_app, print_json, run
+from tritonsmith.report import stage_table
+from tritonsmith.tasks import Task
+
+_DEFAULTS = BuildOptions(model="")
+
+_HELP = (
+    "Build MODEL into a version of a Triton model repository: exported to ONNX, converted to the precision, "
+    "verified against the PyTorch checkpoint on real text, published whole or not at all.\n\n"
+    "Exit code 1: the build failed, nothing was published; 2: an option is wrong."
+)
+
+app = new_app()
+
+
+@app.command(help=_HELP)
+def main(
+    model: Annotated[str, typer.Argument(help="demo, a local folder, or a hub id with an optional @revision")],
+    name: Annotated[str | None, typer.Option(help="name of the Triton model [default: MODEL's last part]")] = None,
+    task: Annotated[str, typer.Option(help=f"auto, {', '.join(Task)}")] = _DEFAULTS.task,
+    device: Annotated[str, typer.Option(help="where it will be served: cpu or gpu")] = _DEFAULTS.device,
+    precision: Annotated[str, typer.Option(help="fp32, fp16 (for GPUs) or int8 (for CPUs)")] = _DEFAULTS.precision,
+    repository: Annotated[Path, typer.Option(help="the model repository, created if need be")] = _DEFAULTS.repository,
+    max_batch_size: Annotated[int, typer.Option(help="largest batch; 0: requests carry the batch in their dims")] = (
+        _DEFAULTS.max_batch_size
+    ),
+    instances: Annotated[int, typer.Option(help="copies of the model that run at once")] = _DEFAULTS.instances,
+    max_length: Annotated[int, typer.Option(help="longest sequence to verify and serve, in tokens")] = _DEFAULTS.max_length,
+    dynamic_batching: Annotated[
+        bool | None,
+        typer.Option(
+            "--dynamic-batching/--no-dynamic-batching", help="merge waiting requests [default: on for gpu, off for cpu]"
+        ),
+    ] = None,
+    max_queue_delay: Annotated[int, typer.Option(help="microseconds that a request may wait for batch mates")] = (
+        _DEFAULTS.max_queue_delay_microseconds
+    ),
+    num_versions: Annotated[int, typer.Option(help="how many of the newest versions are served")] = _DEFAULTS.num_versions,
+    intra_op_thread_count: Annotated[int, typer.Option(help="ONNX Runtime threads an instance; 0: every core")] = (
+        _DEFAULTS.intra_op_thread_count
+    ),
+    triton: Annotated[str, typer.Option(help="Triton release that must be able to load the model")] = _DEFAULTS.triton,
+    trust_remote_code: Annotated[bool, typer.Option(help="run Python code that lies beside the weights")] = False,
+    json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+) -> None:
+    """Parse the options, build, print."""
+    options = BuildOptions(
+        model=model,
+        name=name,
+        task=task,
+        device=device,
+        precision=precision,
+        repository=repository,
+        max_batch_size=max_batch_size,
+        instances=instances,
+        max_length=max_length,
+        dynamic_batching=dynamic_batching,
+        max_queue_delay_microseconds=max_queue_delay,
+        num_versions=num_versions,
+        intra_op_thread_count=intra_op_thread_count,
+        triton=triton,
+        trust_remote_code=trust_remote_code,
+    )
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("resolve")
+        result = build(options, on_start=lambda kind: progress.reset(bar, description=kind))
+    if json:
+        print_json(_as_json(result))
+        return
+    console.print(stage_table(result.stages))
+    for note in result.notes:
+        console.print(f"note: {escape(note)}", soft_wrap=True)
+    _print_outcome(result)
+
+
+def _print_outcome(result: BuildResult) -> None:
+    published = result.published
+    if published.new:
+        console.print(
+            f"published [bold]{result.name}[/] version {published.version}: {escape(str(published.folder))}", soft_wrap=True
+        )
+        return
+    console.print(f"unchanged: version {published.version} of [bold]{result.name}[/] has this content; nothing was published")
+    if published.config_restored:
+        console.print("config.pbtxt differed from what that version was published with and was written again")
+
+
+def _as_json(result: BuildResult) -> dict[str, object]:
+    return {
+        "name": result.name,
+        "version": result.published.version,
+        "folder": str(result.published.folder),
+        "new": result.published.new,
+        "task": result.checkpoint.task,
+        "source": {
+            "model": result.checkpoint.source,
+            "revision": result.checkpoint.revision,
+            "sha256": result.checkpoint.sha256,
+        },
+        "stages": [dataclasses.asdict(stage) for stage in result.stages],
+        "notes": result.notes,
+    }
+
+
+if __name__ == "__main__":
+    run(app)

@@ -1,0 +1,122 @@
+"""A stage's output folder: `model.onnx`, the tokenizer, the model's config.json, and `meta.json` about them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tritonsmith.errors import StageError
+from tritonsmith.tasks import Task
+
+MODEL_FILE = "model.onnx"
+META_FILE = "meta.json"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+CARRIED_FILES = (*TOKENIZER_FILES, "config.json")
+"""What a stage that only changes the graph hands on as it is."""
+
+# ONNX element types (onnx.TensorProto.DataType) by Triton's names without the TYPE_ prefix.
+_ONNX_DATA_TYPES = {1: "FP32", 6: "INT32", 7: "INT64", 9: "BOOL", 10: "FP16", 11: "FP64"}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a graph."""
+
+    name: str
+    data_type: str
+    """Triton's name: INT64, FP32, ..."""
+    dims: tuple[int, ...]
+    """The shape, batch dimension first, -1 where it is dynamic."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What one stage made, read from its folder."""
+
+    path: Path
+    task: Task
+    model_type: str
+    max_length: int
+    pad_token_id: int
+    precision: str
+    opset: int
+    ir_version: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @property
+    def model(self) -> Path:
+        """The ONNX file."""
+        return self.path / MODEL_FILE
+
+    @property
+    def files(self) -> list[str]:
+        """The names of the files that serving needs: the model, its external data if any, and the tokenizer."""
+        names = [file.name for file in self.path.iterdir() if file.name.startswith(MODEL_FILE)]
+        return sorted(names) + [name for name in TOKENIZER_FILES if (self.path / name).is_file()]
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the model on disk, external data included."""
+        return sum(file.stat().st_size for file in self.path.iterdir() if file.name.startswith(MODEL_FILE))
+
+
+def read_artifact(path: Path) -> Artifact:
+    """Read the artifact in the folder `path`.
+
+    Raises:
+        StageError: the folder is not an artifact.
+    """
+    try:
+        meta = json.loads((path / META_FILE).read_text(encoding="utf-8"))
+        inputs, outputs = (_read_specs(meta.pop(side)) for side in ("inputs", "outputs"))
+        return Artifact(path=path, task=Task(meta.pop("task")), inputs=inputs, outputs=outputs, **meta)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StageError(f"{path}: not an artifact: {error}") from error
+
+
+def write_meta(path: Path, **fields: Any) -> None:
+    """Describe the artifact in `path`: `fields` are those that the graph itself does not tell."""
+    import onnx
+
+    model = onnx.load(path / MODEL_FILE, load_external_data=False)
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    document = {
+        **fields,
+        "opset": opset,
+        "ir_version": model.ir_version,
+        "inputs": [dataclasses.asdict(_spec(value)) for value in model.graph.input],
+        "outputs": [dataclasses.asdict(_spec(value)) for value in model.graph.output],
+    }
+    (path / META_FILE).write_text(json.dumps(document, indent=2), encoding="utf-8")
+
+
+def carry_over(source: Artifact, target: Path, precision: str) -> None:
+    """Complete the folder `target`, whose model.onnx was made from `source`'s, to an artifact."""
+    for name in CARRIED_FILES:
+        if (source.path / name).is_file():
+            shutil.copyfile(source.path / name, target / name)
+    write_meta(
+        target,
+        task=source.task,
+        model_type=source.model_type,
+        max_length=source.max_length,
+        pad_token_id=source.pad_token_id,
+        precision=precision,
+    )
+
+
+def _read_specs(entries: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(entry["name"], entry["data_type"], tuple(entry["dims"])) for entry in entries)
+
+
+def _spec(value: Any) -> TensorSpec:
+    tensor = value.type.tensor_type
+    dims = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim)
+    if tensor.elem_type not in _ONNX_DATA_TYPES:
+        raise StageError(f"{MODEL_FILE}: tensor {value.name} has ONNX element type {tensor.elem_type}, which is not served")
+    return TensorSpec(value.name, _ONNX_DATA_TYPES[tensor.elem_type], dims)

@@ -1,0 +1,242 @@
+"""The build: checkpoint -> stages, each verified -> a version in the model repository."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tritonsmith
+from tritonsmith.artifact import Artifact, read_artifact
+from tritonsmith.checkpoint import Checkpoint, resolve
+from tritonsmith.errors import UsageError
+from tritonsmith.jobs import Job, JobResult, JobRunner, library_versions
+from tritonsmith.paths import cache_folder
+from tritonsmith.releases import EMBEDDED, find_release
+from tritonsmith.repository.model_config import DynamicBatching, InstanceGroup, ModelConfig, from_graph, render
+from tritonsmith.repository.publish import Published, publish
+from tritonsmith.verify import judge
+
+PRECISIONS = ("fp32", "fp16", "int8")
+DEVICES = ("cpu", "gpu")
+MIN_MAX_LENGTH = 16
+"""In tokens; verification compares lengths from 8 up to the maximum."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What a user asks of a build; the fields are `tools/build_repo.py`'s options."""
+
+    model: str
+    name: str | None = None
+    task: str = "auto"
+    device: str = "cpu"
+    precision: str = "fp32"
+    repository: Path = Path("model_repository")
+    max_batch_size: int = 8
+    instances: int = 1
+    max_length: int = 384
+    dynamic_batching: bool | None = None
+    """None: on for a GPU, off for a CPU, where batching costs latency and brings nothing."""
+    max_queue_delay_microseconds: int = 0
+    num_versions: int = 1
+    intra_op_thread_count: int = 0
+    triton: str = EMBEDDED
+    trust_remote_code: bool = False
+    cache: Path = field(default_factory=cache_folder)
+
+    @property
+    def batches_dynamically(self) -> bool:
+        """Whether config.pbtxt asks for the dynamic batcher."""
+        if self.dynamic_batching is None:
+            return self.device == "gpu" and self.max_batch_size > 0
+        return self.dynamic_batching
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """One stage of a build: what it made, what it cost, and how it compares with the checkpoint."""
+
+    stage: str
+    size_bytes: int
+    seconds: float
+    peak_bytes: int
+    cached: bool
+    facts: dict[str, Any]
+    parity: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """A finished build."""
+
+    name: str
+    published: Published
+    checkpoint: Checkpoint
+    stages: list[StageReport]
+    notes: list[str]
+
+
+def check_options(options: BuildOptions) -> None:
+    """Raise UsageError for what can be seen to be wrong before any work is done."""
+    if options.precision not in PRECISIONS:
+        raise UsageError(f"--precision {options.precision}: unknown; expected one of {', '.join(PRECISIONS)}")
+    if options.device not in DEVICES:
+        raise UsageError(f"--device {options.device}: unknown; expected one of {', '.join(DEVICES)}")
+    if options.device == "gpu" and options.precision == "int8":
+        raise UsageError("--precision int8: dynamic quantisation runs on the CPU only; use fp16 with --device gpu")
+    if options.max_length < MIN_MAX_LENGTH:
+        raise UsageError(f"--max-length {options.max_length}: expected {MIN_MAX_LENGTH} tokens or more")
+    for option, value, least in (
+        ("--num-versions", options.num_versions, 1),
+        ("--intra-op-thread-count", options.intra_op_thread_count, 0),
+        ("--max-queue-delay", options.max_queue_delay_microseconds, 0),
+    ):
+        if value < least:
+            raise UsageError(f"{option} {value}: expected {least} or more")
+    if options.repository.exists() and not options.repository.is_dir():
+        raise UsageError(f"--repository {options.repository}: is a file; expected a folder")
+    find_release(options.triton)
+
+
+def notes_on(options: BuildOptions) -> list[str]:
+    """Return what the user should know about a combination of options that is allowed but has a cost."""
+    notes = []
+    if options.device == "cpu" and options.precision == "fp16":
+        notes.append("fp16 on a CPU runs at FP32 speed; it halves the size only (int8 is the fast one)")
+    if options.precision == "int8" and options.batches_dynamically:
+        notes.append("dynamic int8 takes one activation scale over a batch: answers depend a little on their batch mates")
+    return notes
+
+
+def build(options: BuildOptions, on_start: Callable[[str], None] | None = None) -> BuildResult:
+    """Build and publish one model; `on_start` is told each job that really runs.
+
+    Raises:
+        TritonsmithError: wrong options, an unusable checkpoint, a failed stage, or a difference beyond the tolerance;
+            nothing is published then.
+    """
+    check_options(options)
+    runner = JobRunner(options.cache, on_start)
+    checkpoint = resolve(options.model, runner, options.task, options.trust_remote_code)
+    if options.max_length > checkpoint.max_length:
+        raise UsageError(f"--max-length {options.max_length}: {options.model} takes at most {checkpoint.max_length} tokens")
+    name = options.name or default_name(options.model)
+    reports, artifact = _run_stages(options, checkpoint, runner)
+    config = _config(options, name, artifact)
+    published = publish(
+        options.repository,
+        name,
+        {file: artifact.path / file for file in artifact.files},
+        render(config),
+        _manifest(options, name, checkpoint, artifact, reports),
+    )
+    return BuildResult(name, published, checkpoint, reports, notes_on(options))
+
+
+def default_name(model: str) -> str:
+    """Return the model name for MODEL when the user gives none: the last part of its path or id."""
+    last = Path(model.partition("@")[0]).expanduser().resolve().name
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", last).lstrip(".-") or "model"
+
+
+def _run_stages(options: BuildOptions, checkpoint: Checkpoint, runner: JobRunner) -> tuple[list[StageReport], Artifact]:
+    release = find_release(options.triton)
+    trust = options.trust_remote_code
+    export = runner.run(
+        Job(
+            "export",
+            {
+                "task": checkpoint.task,
+                "model_type": checkpoint.model_type,
+                "max_length": checkpoint.max_length,
+                "vocab_size": checkpoint.vocab_size,
+                "max_opset": release.max_opset,
+                "max_ir_version": release.max_ir_version,
+                "trust_remote_code": trust,
+            },
+            {"checkpoint": checkpoint.path},
+            {"checkpoint": checkpoint.sha256},
+        )
+    )
+    reference = runner.run(
+        Job(
+            "reference",
+            {"max_length": options.max_length, "trust_remote_code": trust},
+            {"checkpoint": checkpoint.path, "artifact": export.folder},
+            {"checkpoint": checkpoint.sha256, "artifact": export.sha256},
+        )
+    )
+    stages = [export]
+    if options.precision != "fp32":
+        stages.append(runner.run(Job(options.precision, {}, {"artifact": export.folder}, {"artifact": export.sha256})))
+    reports = [_verify(stage, reference, runner) for stage in stages]
+    return reports, read_artifact(stages[-1].folder)
+
+
+def _verify(stage: JobResult, reference: JobResult, runner: JobRunner) -> StageReport:
+    artifact = read_artifact(stage.folder)
+    job = Job(
+        "parity",
+        {},
+        {"artifact": stage.folder, "reference": reference.folder},
+        {"artifact": stage.sha256, "reference": reference.sha256},
+    )
+    figures = runner.run(job).facts
+    judge(figures, artifact.precision)
+    return StageReport(stage.kind, artifact.size_bytes, stage.seconds, stage.peak_bytes, stage.cached, stage.facts, figures)
+
+
+def _config(options: BuildOptions, name: str, artifact: Artifact) -> ModelConfig:
+    kind = "KIND_GPU" if options.device == "gpu" else "KIND_CPU"
+    parameters = {"intra_op_thread_count": str(options.intra_op_thread_count)} if options.intra_op_thread_count else {}
+    batching = DynamicBatching(options.max_queue_delay_microseconds) if options.batches_dynamically else None
+    return from_graph(
+        name,
+        artifact.inputs,
+        artifact.outputs,
+        max_batch_size=options.max_batch_size,
+        instance_group=InstanceGroup(kind, options.instances),
+        num_versions=options.num_versions,
+        dynamic_batching=batching,
+        parameters=parameters,
+    )
+
+
+def _manifest(
+    options: BuildOptions, name: str, checkpoint: Checkpoint, artifact: Artifact, reports: list[StageReport]
+) -> dict[str, Any]:
+    release = find_release(options.triton)
+    return {
+        "schema": 1,
+        "name": name,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "tritonsmith": tritonsmith.__version__,
+        "source": {"model": checkpoint.source, "revision": checkpoint.revision, "sha256": checkpoint.sha256},
+        "task": checkpoint.task,
+        "model_type": checkpoint.model_type,
+        "precision": artifact.precision,
+        "device": options.device,
+        "max_length": options.max_length,
+        "model_max_length": checkpoint.max_length,
+        "pad_token_id": artifact.pad_token_id,
+        "onnx": {"opset": artifact.opset, "ir_version": artifact.ir_version},
+        "triton": {"release": release.name, "max_opset": release.max_opset, "max_ir_version": release.max_ir_version},
+        "stages": [
+            {
+                "stage": report.stage,
+                "size_bytes": report.size_bytes,
+                "seconds": report.seconds,
+                "peak_bytes": report.peak_bytes,
+                "facts": report.facts,
+                "parity": report.parity,
+            }
+            for report in reports
+        ],
+        "libraries": library_versions(),
+        "machine": {"processor": platform.machine(), "python": platform.python_version()},
+    }

@@ -1,0 +1,1 @@
+"""Task metrics and how answers are read out of a model's outputs."""

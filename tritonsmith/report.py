@@ -1,0 +1,44 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from tritonsmith.bench.sequential import LengthResult
+from tritonsmith.build import StageReport
+
+
+def stage_table(stages: Sequence[StageReport]) -> Table:
+    """Return the table of a build: one row a stage, with its size, its cost and its distance from the checkpoint."""
+    table = Table(title="stages, each compared with the PyTorch checkpoint on real text", title_justify="left")
+    table.add_column("stage")
+    for column in ("size MB", "max |diff|", "relative L2", "same decision", "seconds", "peak MiB"):
+        table.add_column(column, justify="right")
+    for stage in stages:
+        agreement = stage.parity["top1_agreement"]
+        table.add_row(
+            stage.stage,
+            f"{stage.size_bytes / 1e6:.1f}",
+            f"{stage.parity['max_abs_diff']:.2g}",
+            f"{stage.parity['relative_l2']:.2g}",
+            "-" if agreement is None else f"{agreement:.1%}",
+            f"{stage.seconds:.1f}" + (" (cached)" if stage.cached else ""),
+            f"{stage.peak_bytes / 2**20:.0f}",
+        )
+    return table
+
+
+def latency_table(title: str, results: Sequence[LengthResult]) -> Table:
+    """Return the table of a sequential benchmark: the client's figures, and the server's own means beside them."""
+    table = Table(
+        title=title, title_justify="left", caption="milliseconds; queue, compute and rest are means", caption_justify="left"
+    )
+    for column in ("tokens", "p50", "p90", "p99", "mean", "std", "queue", "compute", "rest"):
+        table.add_column(column, justify="right")
+    for result in results:
+        client, server = result.client, result.server
+        figures = (client.p50, client.p90, client.p99, client.mean, client.std, server.queue, server.compute, result.outside_ms)
+        table.add_row(str(result.sequence_length), *(f"{figure:.2f}" for figure in figures))
+    return table
