@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tritonsmith.bench import sequential, source
-from tritonsmith.cli import console, new_app, parse_lengths, print_json, run, write_json
+from tritonsmith.cli import check_json_target, console, new_app, parse_lengths, print_json, run, write_json
 from tritonsmith.client import PROTOCOLS, Client
 from tritonsmith.machine import describe
 from tritonsmith.report import latency_table
@@ -41,6 +41,7 @@ def main(
 ) -> None:
     """Parse the options, measure, print."""
     lengths = parse_lengths(sequence_lengths)
+    check_json_target(json)
     with Client(url or f"localhost:{8001 if protocol == 'grpc' else 8000}", protocol) as client:
         name = client.choose_model(model)
         served = source.find(client, name, repository, tokenizer, task)

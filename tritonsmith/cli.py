@@ -65,10 +65,14 @@ def print_json(document: Any) -> None:
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
 
 
+def check_json_target(path: Path | None) -> None:
+    """Raise UsageError if --json names a file that cannot be written, before any work is done."""
+    if path is not None and (not path.parent.is_dir() or path.is_dir()):
+        raise UsageError(f"--json {path}: its folder does not exist, or it is a folder itself; choose another file")
+
+
 def write_json(path: Path, document: Any) -> None:
     """Write `document` to `path` whole or not at all."""
-    if not path.parent.is_dir():
-        raise UsageError(f"{path}: its folder does not exist; create it or choose another file")
     staging = path.with_name(f".{path.name}.{os.getpid()}")
     staging.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     staging.replace(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -78,7 +79,10 @@ def plan(options: ServeOptions, on_step: Callable[[str], None] | None = None) ->
 
 
 def _embedded_command(runtime: embedded.EmbeddedRuntime, repository: Path, ports: Ports, options: ServeOptions) -> list[str]:
+    # If this process is killed, Triton must not live on unwatched (setpriv is part of util-linux).
+    tether = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
     return [
+        *tether,
         str(runtime.executable),
         f"--model-repository={repository}",
         f"--backend-directory={runtime.backends}",
