@@ -28,6 +28,8 @@ from tritonsmith.serving.options import Ports, ServeOptions, check_options, chec
 _LOG_LINES_KEPT = 50
 _KILL_AFTER_DRAIN_S = 15.0
 _WATCH_SECONDS = 0.5
+_NOTHING_IN_FLIGHT = "Found 0 model versions that have in-flight inferences"
+"""What Triton logs at its end when every request has been answered."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class TritonServer:
         """Start the process; `on_log` gets each readable line of its log."""
         self.launch = launch
         self._on_log = on_log or (lambda _line: None)
+        self._nothing_in_flight = threading.Event()
         self._tail: collections.deque[str] = collections.deque(maxlen=_LOG_LINES_KEPT)
         # A session of its own: Ctrl-C must reach us alone, so that we can drain it.
         self._process = subprocess.Popen(
@@ -150,24 +153,44 @@ class TritonServer:
             raise ServerError(f"tritonserver ended: {(reasons or list(self._tail) or [str(error)])[-1]}") from error
 
     def stop(self, drain_timeout_s: float) -> int:
-        """Ask the server to finish what is in flight and end; return its exit code, 0 after a clean end."""
-        if self.is_alive():
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(drain_timeout_s + _KILL_AFTER_DRAIN_S)
-            except subprocess.TimeoutExpired:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
+        """Ask the server to finish what is in flight and end; return its exit code, 0 after a clean end.
+
+        Triton waits in vain for a model whose process has died to unload, and then fails; once nothing is in flight there is
+        nothing to wait for, so such a server is ended here, which is a clean end too.
+        """
+        if not self.is_alive():
+            return self._process.wait()
+        hopeless = bool(self._children(dead=True))
+        self._process.send_signal(signal.SIGTERM)
+        if hopeless and self._nothing_in_flight.wait(drain_timeout_s):
+            self._kill()
+            self._process.wait()
+            return 0
+        try:
+            self._process.wait(drain_timeout_s + _KILL_AFTER_DRAIN_S)
+        except subprocess.TimeoutExpired:
+            self._kill()
         code = self._process.wait()
         self._reader.join(timeout=5)
         return code
 
     def stub_pids(self) -> set[int]:
-        """Return the ids of the processes that run the models (python backend stubs)."""
-        try:
-            return {child.pid for child in psutil.Process(self.pid).children(recursive=True) if child.is_running()}
-        except psutil.NoSuchProcess:
-            return set()
+        """Return the ids of the living processes that run the models (python backend stubs)."""
+        return self._children(dead=False)
+
+    def _children(self, dead: bool) -> set[int]:
+        """Triton never reaps a stub that has died, so it stays as a zombie."""
+        found = set()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if (child.status() == psutil.STATUS_ZOMBIE) is dead:
+                        found.add(child.pid)
+        return found
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def _read_log(self) -> None:
         assert self._process.stdout is not None
@@ -175,6 +198,8 @@ class TritonServer:
             text = readable(line)
             if text is not None:
                 self._tail.append(text)
+                if _NOTHING_IN_FLIGHT in text:
+                    self._nothing_in_flight.set()
                 self._on_log(text)
 
 
