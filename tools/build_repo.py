@@ -32,7 +32,10 @@ def main(
     name: Annotated[str | None, typer.Option(help="name of the Triton model [default: MODEL's last part]")] = None,
     task: Annotated[str, typer.Option(help=f"auto, {', '.join(Task)}")] = _DEFAULTS.task,
     device: Annotated[str, typer.Option(help="where it will be served: cpu or gpu")] = _DEFAULTS.device,
-    precision: Annotated[str, typer.Option(help="fp32, fp16 (for GPUs) or int8 (for CPUs)")] = _DEFAULTS.precision,
+    precision: Annotated[str | None, typer.Option(help="fp32, fp16 (for GPUs) or int8 (for CPUs) [default: fp32]")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="your own stages instead: of compact,export,fuse,fp16,int8, in this order")
+    ] = None,
     repository: Annotated[Path, typer.Option(help="the model repository, created if need be")] = _DEFAULTS.repository,
     max_batch_size: Annotated[int, typer.Option(help="largest batch; 0: requests carry the batch in their dims")] = (
         _DEFAULTS.max_batch_size
@@ -63,6 +66,7 @@ def main(
         task=task,
         device=device,
         precision=precision,
+        recipe=recipe,
         repository=repository,
         max_batch_size=max_batch_size,
         instances=instances,

@@ -50,6 +50,7 @@ def main(
         options = BuildOptions(DEMO, name=_NAME, precision="int8", repository=repository)
         result = build(options, on_start=lambda kind: status.update(kind))
     for stage in result.stages:
+        assert stage.parity is not None
         difference = f"answers within {stage.parity['max_abs_diff']:.2g} of PyTorch's"
         console.print(f"{stage.stage}: {stage.size_bytes / 1e6:.1f} MB, {difference}{' (cached)' if stage.cached else ''}")
     outcome = "published" if result.published.new else "unchanged"

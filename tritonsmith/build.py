@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import platform
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ from tritonsmith.checkpoint import Checkpoint, resolve
 from tritonsmith.errors import UsageError
 from tritonsmith.jobs import Job, JobResult, JobRunner, library_versions
 from tritonsmith.paths import cache_folder
+from tritonsmith.recipes import PRECISIONS, parse_recipe, precision_of
 from tritonsmith.releases import EMBEDDED, find_release
 from tritonsmith.repository.model_config import DynamicBatching, InstanceGroup, ModelConfig, from_graph, render
 from tritonsmith.repository.publish import Published, publish
 from tritonsmith.verify import judge
 
-PRECISIONS = ("fp32", "fp16", "int8")
 DEVICES = ("cpu", "gpu")
 MIN_MAX_LENGTH = 16
 """In tokens; verification compares lengths from 8 up to the maximum."""
@@ -35,7 +35,9 @@ class BuildOptions:
     name: str | None = None
     task: str = "auto"
     device: str = "cpu"
-    precision: str = "fp32"
+    precision: str | None = None
+    """fp32 if neither it nor a recipe is given; a recipe has a precision of its own."""
+    recipe: str | None = None
     repository: Path = Path("model_repository")
     max_batch_size: int = 8
     instances: int = 1
@@ -48,6 +50,11 @@ class BuildOptions:
     triton: str = EMBEDDED
     trust_remote_code: bool = False
     cache: Path = field(default_factory=cache_folder)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages to run, in their order."""
+        return parse_recipe(self.recipe) if self.recipe is not None else PRECISIONS[self.precision or "fp32"]
 
     @property
     def batches_dynamically(self) -> bool:
@@ -67,7 +74,8 @@ class StageReport:
     peak_bytes: int
     cached: bool
     facts: dict[str, Any]
-    parity: dict[str, Any]
+    parity: dict[str, Any] | None
+    """None for a stage that makes a checkpoint; its own check is in its facts."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +91,16 @@ class BuildResult:
 
 def check_options(options: BuildOptions) -> None:
     """Raise UsageError for what can be seen to be wrong before any work is done."""
-    if options.precision not in PRECISIONS:
+    if options.precision is not None and options.recipe is not None:
+        raise UsageError("--precision: goes without --recipe, which has a precision of its own")
+    if options.precision is not None and options.precision not in PRECISIONS:
         raise UsageError(f"--precision {options.precision}: unknown; expected one of {', '.join(PRECISIONS)}")
     if options.device not in DEVICES:
         raise UsageError(f"--device {options.device}: unknown; expected one of {', '.join(DEVICES)}")
-    if options.device == "gpu" and options.precision == "int8":
-        raise UsageError("--precision int8: dynamic quantisation runs on the CPU only; use fp16 with --device gpu")
+    if options.device == "gpu" and precision_of(options.stages) == "int8":
+        raise UsageError(
+            f"--{'recipe' if options.recipe else 'precision'}: dynamic int8 runs on the CPU only; use fp16 with --device gpu"
+        )
     if options.max_length < MIN_MAX_LENGTH:
         raise UsageError(f"--max-length {options.max_length}: expected {MIN_MAX_LENGTH} tokens or more")
     for option, value, least in (
@@ -103,13 +115,19 @@ def check_options(options: BuildOptions) -> None:
     find_release(options.triton)
 
 
-def notes_on(options: BuildOptions) -> list[str]:
+def notes_on(options: BuildOptions, reports: Sequence[StageReport] = ()) -> list[str]:
     """Return what the user should know about a combination of options that is allowed but has a cost."""
     notes = []
-    if options.device == "cpu" and options.precision == "fp16":
+    if options.device == "cpu" and precision_of(options.stages) == "fp16":
         notes.append("fp16 on a CPU runs at FP32 speed; it halves the size only (int8 is the fast one)")
-    if options.precision == "int8" and options.batches_dynamically:
+    if precision_of(options.stages) == "int8" and options.batches_dynamically:
         notes.append("dynamic int8 takes one activation scale over a batch: answers depend a little on their batch mates")
+    for report in reports:
+        if report.stage == "compact" and report.facts["nothing_to_cut"]:
+            notes.append("compact found nothing to cut: no attention head or FFN neuron is zero")
+        elif report.stage == "compact":
+            left = report.facts["parameters"] / report.facts["parameters_before"]
+            notes.append(f"compact left {left:.1%} of the parameters")
     return notes
 
 
@@ -135,7 +153,7 @@ def build(options: BuildOptions, on_start: Callable[[str], None] | None = None) 
         render(config),
         _manifest(options, name, checkpoint, artifact, reports),
     )
-    return BuildResult(name, published, checkpoint, reports, notes_on(options))
+    return BuildResult(name, published, checkpoint, reports, notes_on(options, reports))
 
 
 def default_name(model: str) -> str:
@@ -145,40 +163,52 @@ def default_name(model: str) -> str:
 
 
 def _run_stages(options: BuildOptions, checkpoint: Checkpoint, runner: JobRunner) -> tuple[list[StageReport], Artifact]:
-    release = find_release(options.triton)
-    trust = options.trust_remote_code
-    export = runner.run(
-        Job(
-            "export",
-            {
-                "task": checkpoint.task,
-                "model_type": checkpoint.model_type,
-                "max_length": checkpoint.max_length,
-                "vocab_size": checkpoint.vocab_size,
-                "max_opset": release.max_opset,
-                "max_ir_version": release.max_ir_version,
-                "trust_remote_code": trust,
-            },
-            {"checkpoint": checkpoint.path},
-            {"checkpoint": checkpoint.sha256},
-        )
-    )
+    """Run the recipe's stages one after another, then compare every artifact with the checkpoint that the user gave."""
+    trust = {"trust_remote_code": options.trust_remote_code}
+    side, folder, sha256 = "checkpoint", checkpoint.path, checkpoint.sha256
+    results = []
+    for stage in options.stages:
+        job = Job(stage, _stage_options(stage, options, checkpoint), {side: folder}, {side: sha256})
+        results.append(runner.run(job))
+        folder, sha256 = results[-1].folder, results[-1].sha256
+        if stage == "export":
+            side = "artifact"
+    export = next(result for result in results if result.kind == "export")
     reference = runner.run(
         Job(
             "reference",
-            {"max_length": options.max_length, "trust_remote_code": trust},
+            {"max_length": options.max_length, **trust},
             {"checkpoint": checkpoint.path, "artifact": export.folder},
             {"checkpoint": checkpoint.sha256, "artifact": export.sha256},
         )
     )
-    stages = [export]
-    if options.precision != "fp32":
-        stages.append(runner.run(Job(options.precision, {}, {"artifact": export.folder}, {"artifact": export.sha256})))
-    reports = [_verify(stage, reference, runner) for stage in stages]
-    return reports, read_artifact(stages[-1].folder)
+    return [_report(result, reference, runner) for result in results], read_artifact(folder)
 
 
-def _verify(stage: JobResult, reference: JobResult, runner: JobRunner) -> StageReport:
+def _stage_options(stage: str, options: BuildOptions, checkpoint: Checkpoint) -> dict[str, Any]:
+    release = find_release(options.triton)
+    common = {"task": checkpoint.task, "trust_remote_code": options.trust_remote_code}
+    if stage == "compact":
+        return common
+    if stage == "fuse":
+        return {"level": "all"}
+    if stage != "export":
+        return {}
+    return common | {
+        "model_type": checkpoint.model_type,
+        "max_length": checkpoint.max_length,
+        "vocab_size": checkpoint.vocab_size,
+        "max_opset": release.max_opset,
+        "max_ir_version": release.max_ir_version,
+    }
+
+
+def _report(stage: JobResult, reference: JobResult, runner: JobRunner) -> StageReport:
+    """Compare a stage's artifact with the reference and hold it against its tolerance."""
+    costs = stage.seconds, stage.peak_bytes, stage.cached, stage.facts
+    if stage.kind == "compact":
+        size = sum(file.stat().st_size for file in stage.folder.glob("*.safetensors"))
+        return StageReport(stage.kind, size, *costs, None)
     artifact = read_artifact(stage.folder)
     job = Job(
         "parity",
@@ -188,7 +218,7 @@ def _verify(stage: JobResult, reference: JobResult, runner: JobRunner) -> StageR
     )
     figures = runner.run(job).facts
     judge(figures, artifact.precision)
-    return StageReport(stage.kind, artifact.size_bytes, stage.seconds, stage.peak_bytes, stage.cached, stage.facts, figures)
+    return StageReport(stage.kind, artifact.size_bytes, *costs, figures)
 
 
 def _config(options: BuildOptions, name: str, artifact: Artifact) -> ModelConfig:
@@ -220,6 +250,7 @@ def _manifest(
         "task": checkpoint.task,
         "model_type": checkpoint.model_type,
         "precision": artifact.precision,
+        "recipe": list(options.stages),
         "device": options.device,
         "max_length": options.max_length,
         "model_max_length": checkpoint.max_length,

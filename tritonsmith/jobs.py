@@ -27,7 +27,9 @@ from tritonsmith.paths import ASSETS, PACKAGE
 
 _MODULES = {
     "merge": "tritonsmith.stages.merge",
+    "compact": "tritonsmith.stages.compact",
     "export": "tritonsmith.stages.export",
+    "fuse": "tritonsmith.stages.fuse",
     "fp16": "tritonsmith.stages.fp16",
     "int8": "tritonsmith.stages.int8",
     "reference": "tritonsmith.verify.reference",

@@ -17,12 +17,13 @@ def stage_table(stages: Sequence[StageReport]) -> Table:
     for column in ("size MB", "max |diff|", "relative L2", "same decision", "seconds", "peak MiB"):
         table.add_column(column, justify="right")
     for stage in stages:
-        agreement = stage.parity["top1_agreement"]
+        parity = stage.parity or {}
+        agreement = parity.get("top1_agreement")
         table.add_row(
             stage.stage,
             f"{stage.size_bytes / 1e6:.1f}",
-            f"{stage.parity['max_abs_diff']:.2g}",
-            f"{stage.parity['relative_l2']:.2g}",
+            f"{parity['max_abs_diff']:.2g}" if parity else "-",
+            f"{parity['relative_l2']:.2g}" if parity else "-",
             "-" if agreement is None else f"{agreement:.1%}",
             f"{stage.seconds:.1f}" + (" (cached)" if stage.cached else ""),
             f"{stage.peak_bytes / 2**20:.0f}",

@@ -23,10 +23,12 @@ def run(inputs: Mapping[str, Path], output: Path, _options: Mapping[str, Any]) -
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     source = read_artifact(inputs["artifact"])
-    quantize_dynamic(source.model, output / MODEL_FILE, weight_type=QuantType.QInt8, per_channel=True)
+    # ORT's shape inference does not know fused operators: their tensors are floats.
+    extra = {"DefaultTensorType": onnx.TensorProto.FLOAT}
+    quantize_dynamic(source.model, output / MODEL_FILE, weight_type=QuantType.QInt8, per_channel=True, extra_options=extra)
     carry_over(source, output, "int8")
     nodes = [node.op_type for node in onnx.load(output / MODEL_FILE, load_external_data=False).graph.node]
-    quantised = sum(op in ("MatMulInteger", "DynamicQuantizeMatMul") for op in nodes)
+    quantised = sum(op in ("MatMulInteger", "DynamicQuantizeMatMul", "QAttention") for op in nodes)
     if not quantised:
         raise StageError("int8: the quantizer left every matrix product in FP32")
     return {"quantised_matmuls": quantised, "float_matmuls": sum(op in ("MatMul", "Gemm") for op in nodes)}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from tritonsmith.errors import CheckpointError
+from tritonsmith.stages.layers import COMPACT_KEY, resize
 from tritonsmith.tasks import Task
 
 
@@ -20,6 +22,9 @@ def load_model(path: Path, task: Task, trust_remote_code: bool) -> Any:
     import transformers
 
     auto_class = getattr(transformers, task.auto_class)
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    if COMPACT_KEY in config:
+        return _load_compacted(path, auto_class, config[COMPACT_KEY])
     try:
         model, info = auto_class.from_pretrained(
             path, use_safetensors=True, trust_remote_code=trust_remote_code, dtype="float32", output_loading_info=True
@@ -34,6 +39,25 @@ def load_model(path: Path, task: Task, trust_remote_code: bool) -> Any:
         )
     if info["mismatched_keys"]:
         raise CheckpointError(f"{path}: weights of another shape than config.json says: {info['mismatched_keys'][0]}")
+    return model.eval()
+
+
+def _load_compacted(path: Path, auto_class: Any, layers: list[dict[str, int]]) -> Any:
+    """Load what the compact stage wrote: transformers knows one FFN width for all layers, so the shapes are made here."""
+    import transformers
+    from safetensors.torch import load_file
+
+    model = auto_class.from_config(transformers.AutoConfig.from_pretrained(path))
+    resize(model, layers)
+    weights: dict[str, Any] = {}
+    for file in path.glob("*.safetensors"):
+        weights |= load_file(file)
+    outcome = model.load_state_dict(weights, strict=False)
+    # Tied weights are saved once.
+    missing = set(outcome.missing_keys) - set(getattr(model, "_tied_weights_keys", None) or ())
+    if missing or outcome.unexpected_keys:
+        raise CheckpointError(f"{path}: compacted weights do not fit: {sorted(missing | set(outcome.unexpected_keys))[0]}")
+    model.tie_weights()
     return model.eval()
 
 

@@ -1,0 +1,170 @@
+"""Recipes: compact, fuse and what they promise; every planted fault is caught."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import onnx
+import pytest
+
+from tests.checkpoints import ARCHITECTURES, MAX_LENGTH
+from tests.pruning import prune
+from tritonsmith.build import BuildOptions, BuildResult, build, check_options
+from tritonsmith.errors import StageError, UsageError, VerificationError
+from tritonsmith.recipes import parse_recipe
+from tritonsmith.repository.layout import ModelFolder
+from tritonsmith.stages import compact, export, fuse
+from tritonsmith.stages.fuse import check_counts, correct_head_counts
+from tritonsmith.verify import judge, parity, reference
+
+CUTTABLE = ["bert", "roberta", "distilbert"]
+
+
+@pytest.fixture
+def build_recipe(job_cache: Path, tmp_path: Path) -> Callable[..., BuildResult]:
+    def run(model: Path, recipe: str) -> BuildResult:
+        repository = tmp_path / "repository"
+        return build(
+            BuildOptions(str(model), "m", recipe=recipe, max_length=MAX_LENGTH, repository=repository, cache=job_cache)
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def pruned(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A checkpoint with 2 and 3 of 4 heads, 10 and 33 of 64 neurons left in its two layers, the rest zeroed."""
+    folder = tmp_path_factory.mktemp("pruned")
+
+    def get(architecture: str) -> Path:
+        target = folder / architecture
+        if not target.is_dir():
+            prune(checkpoint(architecture), target, ARCHITECTURES[architecture], [[0, 2], [3]], [10, 33])
+        return target
+
+    return get
+
+
+@pytest.mark.parametrize("architecture", CUTTABLE)
+def test_compact_cuts_uneven_layers_and_answers_the_same(
+    build_recipe: Callable[..., BuildResult], pruned: Callable[[str], Path], architecture: str
+) -> None:
+    cut, exported = build_recipe(pruned(architecture), "compact,export").stages
+    assert cut.facts["layers"] == [{"heads": 2, "neurons": 10}, {"heads": 3, "neurons": 33}]
+    assert cut.facts["diff"] <= 1e-6
+    assert cut.facts["parameters"] < 0.8 * cut.facts["parameters_before"]
+    assert exported.parity is not None
+    assert exported.parity["relative_l2"] < 1e-5
+
+
+@pytest.mark.parametrize("architecture", CUTTABLE)
+def test_fuse_gives_each_layer_its_own_heads(
+    build_recipe: Callable[..., BuildResult], pruned: Callable[[str], Path], architecture: str
+) -> None:
+    fused = build_recipe(pruned(architecture), "compact,export,fuse").stages[-1]
+    assert fused.facts["heads"] == [2, 3]
+    assert fused.facts["fused"]["Attention"] == 2
+    assert fused.facts["fused"]["SkipLayerNormalization"] == 4
+    assert fused.parity is not None
+    assert fused.parity["relative_l2"] < 1e-5
+
+
+@pytest.mark.parametrize("last", ["fp16", "int8"])
+def test_fused_graph_is_converted(build_recipe: Callable[..., BuildResult], pruned: Callable[[str], Path], last: str) -> None:
+    result = build_recipe(pruned("bert"), f"compact,export,fuse,{last}")
+    manifest = ModelFolder(result.published.folder.parent).manifest(1)
+    assert manifest is not None
+    assert (manifest["precision"], manifest["recipe"]) == (last, ["compact", "export", "fuse", last])
+
+
+@pytest.mark.parametrize("dead", [[[0, 1, 2, 3], []], [[0, 1, 2, 3], [0, 1, 2, 3]]])
+def test_a_layer_without_live_heads_keeps_one(
+    build_recipe: Callable[..., BuildResult], checkpoint: Callable[[str], Path], tmp_path: Path, dead: Sequence[Sequence[int]]
+) -> None:
+    model = prune(checkpoint("bert"), tmp_path / "dead", ARCHITECTURES["bert"], dead, [0, 64])
+    cut = build_recipe(model, "compact,export,fuse").stages[0]
+    assert [layer["heads"] for layer in cut.facts["layers"]] == [max(1, 4 - len(heads)) for heads in dead]
+    assert [layer["neurons"] for layer in cut.facts["layers"]] == [1, 64]
+
+
+def test_heads_that_config_json_says_are_pruned(
+    build_recipe: Callable[..., BuildResult], checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    import transformers
+
+    model = transformers.BertForQuestionAnswering.from_pretrained(checkpoint("bert"))
+    model.prune_heads({0: [1], 1: [0, 3]})
+    model.save_pretrained(tmp_path / "model")
+    transformers.AutoTokenizer.from_pretrained(checkpoint("bert")).save_pretrained(tmp_path / "model")
+    result = build_recipe(tmp_path / "model", "compact,export,fuse")
+    assert [layer["heads"] for layer in result.stages[0].facts["layers"]] == [3, 2]
+    assert result.stages[-1].facts["heads"] == [3, 2]
+
+
+def test_nothing_to_cut_is_said(build_recipe: Callable[..., BuildResult], checkpoint: Callable[[str], Path]) -> None:
+    result = build_recipe(checkpoint("bert"), "compact,export")
+    assert result.stages[0].facts["nothing_to_cut"]
+    assert "nothing to cut" in result.notes[0]
+
+
+@pytest.mark.parametrize("recipe", ["compact,export", "export,fuse"])
+def test_architecture_that_is_not_known_is_named(
+    build_recipe: Callable[..., BuildResult], checkpoint: Callable[[str], Path], recipe: str
+) -> None:
+    with pytest.raises(StageError, match="mpnet"):
+        build_recipe(checkpoint("mpnet"), recipe)
+
+
+def test_wrong_head_count_is_corrected_and_would_be_caught(pruned: Callable[[str], Path], tmp_path: Path) -> None:
+    """Plant one num_heads for the whole graph, as it is stamped elsewhere: the model loads and answers wrongly."""
+    folders = {name: tmp_path / name for name in ("compact", "export", "fuse", "reference", "parity")}
+    for folder in folders.values():
+        folder.mkdir()
+    common = {"task": ARCHITECTURES["bert"], "trust_remote_code": False, "max_length": MAX_LENGTH}
+    release = {"model_type": "bert", "vocab_size": 500, "max_opset": 18, "max_ir_version": 10}
+    compact.run({"checkpoint": pruned("bert")}, folders["compact"], common)
+    export.run({"checkpoint": folders["compact"]}, folders["export"], common | release)
+    fuse.run({"artifact": folders["export"]}, folders["fuse"], {"level": "all"})
+    reference.run({"checkpoint": pruned("bert"), "artifact": folders["export"]}, folders["reference"], common)
+    compared = {"artifact": folders["fuse"], "reference": folders["reference"]}
+    judge(parity.run(compared, folders["parity"], {}), "fp32")
+    model = onnx.load(folders["fuse"] / "model.onnx")
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Attention" and attribute.name == "num_heads":
+                attribute.i = 1
+    onnx.save(model, folders["fuse"] / "model.onnx")
+    with pytest.raises(VerificationError):
+        judge(parity.run(compared, folders["parity"], {}), "fp32")
+    assert correct_head_counts(model, head_size=8) == [2, 3]
+
+
+def test_a_missing_fusion_is_named() -> None:
+    counts = Counter({"Attention": 11, "BiasGelu": 12, "SkipLayerNormalization": 24, "EmbedLayerNormalization": 1})
+    with pytest.raises(StageError, match="Attention was found 11 times, 12 layers must give 12"):
+        check_counts(counts, "all", 12)
+    check_counts(counts + Counter({"Attention": 1}), "all", 12)
+    check_counts(Counter({"Gelu": 12, "LayerNormalization": 25}), "basic", 12)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("", "unknown stage"),
+        ("export,distil", "unknown stage distil"),
+        ("compact,fuse", "no export"),
+        ("export,compact", "in the order"),
+        ("export,export", "once"),
+        ("export,fp16,int8", "exclude each other"),
+    ],
+)
+def test_wrong_recipes(recipe: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_recipe(recipe)
+
+
+def test_precision_and_recipe_exclude_each_other() -> None:
+    with pytest.raises(UsageError, match="--precision"):
+        check_options(BuildOptions("demo", precision="int8", recipe="export,int8"))
