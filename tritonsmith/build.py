@@ -98,9 +98,8 @@ def check_options(options: BuildOptions) -> None:
     if options.device not in DEVICES:
         raise UsageError(f"--device {options.device}: unknown; expected one of {', '.join(DEVICES)}")
     if options.device == "gpu" and precision_of(options.stages) == "int8":
-        raise UsageError(
-            f"--{'recipe' if options.recipe else 'precision'}: dynamic int8 runs on the CPU only; use fp16 with --device gpu"
-        )
+        asked = f"--recipe {options.recipe}" if options.recipe else "--precision int8"
+        raise UsageError(f"{asked}: dynamic int8 runs on the CPU only; use fp16 with --device gpu")
     if options.max_length < MIN_MAX_LENGTH:
         raise UsageError(f"--max-length {options.max_length}: expected {MIN_MAX_LENGTH} tokens or more")
     for option, value, least in (
