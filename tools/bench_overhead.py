@@ -34,6 +34,7 @@ def main(
     precisions: Annotated[str, typer.Option(help="comma-separated")] = "fp32,int8",
     sequence_length: Annotated[int, typer.Option(help="tokens")] = 128,
     rounds: Annotated[int, typer.Option(help="measured rounds")] = 300,
+    threads: Annotated[int, typer.Option(help="ONNX Runtime threads on both sides; 0: every core")] = 0,
     warmup: Annotated[int, typer.Option(help="rounds before them")] = 30,
     json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
 ) -> None:
@@ -42,7 +43,11 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder) / "repository"
         for precision in chosen:
-            build(BuildOptions("demo", name=f"demo_{precision}", precision=precision, repository=repository))
+            build(
+                BuildOptions(
+                    "demo", name=f"demo_{precision}", precision=precision, repository=repository, intra_op_thread_count=threads
+                )
+            )
         options = ServeOptions(repository=repository, runtime="embedded", ports=Ports(0, 0, 0))
         results = []
         with running(options) as server, server.client() as client, Progress(console=console, transient=True) as progress:
@@ -54,19 +59,22 @@ def main(
                 bar = progress.add_task(name, total=rounds + warmup)
                 file = repository / name / "1" / MODEL_FILE
                 results.append(
-                    overhead.measure(client, name, file, feed, rounds, warmup, functools.partial(progress.advance, bar))
+                    overhead.measure(
+                        client, name, file, feed, threads, rounds, warmup, functools.partial(progress.advance, bar)
+                    )
                 )
     if json:
         print_json({"machine": describe(), "tokens": sequence_length, "results": [dataclasses.asdict(r) for r in results]})
         return
-    table = Table(title=f"one request of {sequence_length} tokens, batch 1: gRPC against session.run, {rounds} rounds in turns")
+    heading = f"one request of {sequence_length} tokens, batch 1, {threads or 'all'} threads, {rounds} rounds in turns"
+    table = Table(title=heading, title_justify="left")
     for column in (
         "model",
         "gRPC p50 ms",
-        "session.run p50 ms",
+        "bare p50 ms",
         "added ms",
-        "ratio of p50",
-        "ratio by round, quartiles",
+        "ratio",
+        "quartiles",
         "at most",
     ):
         table.add_column(column, justify="left" if column == "model" else "right")

@@ -28,15 +28,23 @@ class Overhead:
 
 
 def measure(
-    client: Client, model: str, file: Path, feed: Feed, rounds: int, warmup: int, on_round: Callable[[], None] = lambda: None
+    client: Client,
+    model: str,
+    file: Path,
+    feed: Feed,
+    threads: int,
+    rounds: int,
+    warmup: int,
+    on_round: Callable[[], None] = lambda: None,
 ) -> Overhead:
     """Measure `model` over `client` and `file` in this process, in turns, each round starting with the other one.
 
-    The bare session has the served one's settings: every core, no spinning threads, all graph optimisations.
+    The bare session has the served one's settings: `threads` (0: every core) that do not spin, all graph optimisations.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
