@@ -69,6 +69,8 @@ class StageReport:
     """One stage of a build: what it made, what it cost, and how it compares with the checkpoint."""
 
     stage: str
+    folder: str
+    """Its output in the cache."""
     size_bytes: int
     seconds: float
     peak_bytes: int
@@ -143,7 +145,7 @@ def build(options: BuildOptions, on_start: Callable[[str], None] | None = None) 
     if options.max_length > checkpoint.max_length:
         raise UsageError(f"--max-length {options.max_length}: {options.model} takes at most {checkpoint.max_length} tokens")
     name = options.name or default_name(options.model)
-    reports, artifact = _run_stages(options, checkpoint, runner)
+    reports, artifact = run_stages(options, checkpoint, runner)
     config = _config(options, name, artifact)
     published = publish(
         options.repository,
@@ -161,8 +163,12 @@ def default_name(model: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "_", last).lstrip(".-") or "model"
 
 
-def _run_stages(options: BuildOptions, checkpoint: Checkpoint, runner: JobRunner) -> tuple[list[StageReport], Artifact]:
-    """Run the recipe's stages one after another, then compare every artifact with the checkpoint that the user gave."""
+def run_stages(options: BuildOptions, checkpoint: Checkpoint, runner: JobRunner) -> tuple[list[StageReport], Artifact]:
+    """Run the recipe's stages one after another, then compare every artifact with the checkpoint that the user gave.
+
+    Raises:
+        TritonsmithError: a stage failed, or an artifact is beyond its tolerance.
+    """
     trust = {"trust_remote_code": options.trust_remote_code}
     side, folder, sha256 = "checkpoint", checkpoint.path, checkpoint.sha256
     results = []
@@ -207,7 +213,7 @@ def _report(stage: JobResult, reference: JobResult, runner: JobRunner) -> StageR
     costs = stage.seconds, stage.peak_bytes, stage.cached, stage.facts
     if stage.kind == "compact":
         size = sum(file.stat().st_size for file in stage.folder.glob("*.safetensors"))
-        return StageReport(stage.kind, size, *costs, None)
+        return StageReport(stage.kind, str(stage.folder), size, *costs, None)
     artifact = read_artifact(stage.folder)
     job = Job(
         "parity",
@@ -217,7 +223,7 @@ def _report(stage: JobResult, reference: JobResult, runner: JobRunner) -> StageR
     )
     figures = runner.run(job).facts
     judge(figures, artifact.precision)
-    return StageReport(stage.kind, artifact.size_bytes, *costs, figures)
+    return StageReport(stage.kind, str(stage.folder), artifact.size_bytes, *costs, figures)
 
 
 def _config(options: BuildOptions, name: str, artifact: Artifact) -> ModelConfig:

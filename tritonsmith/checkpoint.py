@@ -5,6 +5,7 @@ Only safetensors weights are taken: a pickle runs code when it is loaded. No wei
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -85,6 +86,26 @@ def resolve(model: str, runner: JobRunner, task: str = "auto", trust_remote_code
         vocab_size=int(config.get("vocab_size", 0)),
         trust_remote_code=trust_remote_code,
     )
+
+
+def random_checkpoint(model: str, heads_left: float, neurons_left: float, runner: JobRunner) -> Checkpoint:
+    """Return a checkpoint with random weights for MODEL `random:SHAPE`, with some structures zeroed as pruning does.
+
+    Raises:
+        UsageError: unknown shape, or a share that is not above 0 and at most 1.
+    """
+    from tritonsmith.stages.random import SHAPES
+
+    shape = model.removeprefix("random:")
+    if shape not in SHAPES:
+        raise UsageError(f"MODEL {model}: unknown shape; expected random: and one of {', '.join(SHAPES)}")
+    for option, share in (("--heads-left", heads_left), ("--neurons-left", neurons_left)):
+        if not 0 < share <= 1:
+            raise UsageError(f"{option} {share}: expected a share above 0 and at most 1")
+    base = _demo_base()
+    options = {"shape": shape, "heads_left": heads_left, "neurons_left": neurons_left}
+    made = runner.run(Job("random", options, {"tokenizer": base}, {"tokenizer": content_sha256(base)}))
+    return dataclasses.replace(resolve(str(made.folder), runner), source=model)
 
 
 def content_sha256(path: Path) -> str:

@@ -26,6 +26,7 @@ from tritonsmith.hashing import sha256_file, sha256_json
 from tritonsmith.paths import ASSETS, PACKAGE
 
 _MODULES = {
+    "random": "tritonsmith.stages.random",
     "merge": "tritonsmith.stages.merge",
     "compact": "tritonsmith.stages.compact",
     "export": "tritonsmith.stages.export",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
+from tritonsmith.bench.ladder import RungResult
 from tritonsmith.bench.sequential import LengthResult
 from tritonsmith.build import StageReport
+from tritonsmith.metrics.squad import Scores
 
 
 def stage_table(stages: Sequence[StageReport]) -> Table:
@@ -42,4 +44,20 @@ def latency_table(title: str, results: Sequence[LengthResult]) -> Table:
         client, server = result.client, result.server
         figures = (client.p50, client.p90, client.p99, client.mean, client.std, server.queue, server.compute, result.outside_ms)
         table.add_row(str(result.sequence_length), *(f"{figure:.2f}" for figure in figures))
+    return table
+
+
+def ladder_table(title: str, results: Sequence[RungResult], scores: Mapping[str, Scores]) -> Table:
+    """Return the article's table: one row a rung, its size, its F1 where measured, median and speed-up at each length."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("rung")
+    table.add_column("MB", justify="right")
+    if scores:
+        table.add_column("F1", justify="right")
+    for length in results[0].latency:
+        table.add_column(f"{length} tokens", justify="right", no_wrap=True)
+    for result in results:
+        figures = [f"{result.latency[length].p50:.1f}  {result.speedup[length]:.2f}x" for length in result.latency]
+        f1 = [f"{scores[result.name].f1:.2f}"] if scores else []
+        table.add_row(result.name, f"{result.size_bytes / 1e6:.0f}", *f1, *figures)
     return table
