@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -218,11 +218,6 @@ def running(
         yield server
     finally:
         server.stop(options.drain_timeout_s)
-
-
-def any_ports(options: ServeOptions) -> ServeOptions:
-    """Return `options` with free ports asked for."""
-    return replace(options, ports=Ports(0, 0, 0))
 
 
 def watch(server: TritonServer, repair: bool, on_event: Callable[[str], None], stop: threading.Event) -> None:
