@@ -53,7 +53,8 @@ def main(
     rows: dict[str, tuple[Scores, float]] = {}
     if checkpoint is not None:
         resolved = resolve(checkpoint, JobRunner(cache_folder()), Task.QUESTION_ANSWERING)
-        predict, names = pytorch_predictor(resolved)
+        predict = pytorch_predictor(resolved.path, Task.QUESTION_ANSWERING)
+        names = ["input_ids", "attention_mask", "token_type_ids"]
         answerer = QuestionAnswerer(predict, load_tokenizer(resolved.path / "tokenizer.json"), names, max_length)
         rows[f"PyTorch {checkpoint}"] = _score("PyTorch", answerer, examples)
     if url is not None:

@@ -18,6 +18,7 @@ from tritonsmith.errors import UsageError
 from tritonsmith.inputs import TextInputs, load_tokenizer
 from tritonsmith.jobs import JobRunner
 from tritonsmith.machine import describe
+from tritonsmith.metrics.engines import onnx_predictor, pytorch_predictor
 from tritonsmith.metrics.extractive import QuestionAnswerer
 from tritonsmith.metrics.squad import read_dataset, score
 from tritonsmith.paths import cache_folder
@@ -106,9 +107,9 @@ def _rungs(
     size = sum(file.stat().st_size for file in checkpoint.path.glob("*.safetensors"))
     task = checkpoint.task
     rungs = {
-        "PyTorch FP32": ladder.Rung("PyTorch FP32", size, ladder.pytorch_engine(checkpoint.path, task, threads)),
+        "PyTorch FP32": ladder.Rung("PyTorch FP32", size, pytorch_predictor(checkpoint.path, task, threads)),
         "PyTorch BF16": ladder.Rung(
-            "PyTorch BF16", size // 2, ladder.pytorch_engine(checkpoint.path, task, threads, bfloat16=True)
+            "PyTorch BF16", size // 2, pytorch_predictor(checkpoint.path, task, threads, bfloat16=True)
         ),
     }
     for recipe in recipes:
@@ -117,9 +118,9 @@ def _rungs(
         for position, report in enumerate(reports):
             name = " + ".join(options.stages[: position + 1])
             if report.stage == "compact":
-                name, engine = "compact (PyTorch FP32)", ladder.pytorch_engine(Path(report.folder), task, threads)
+                name, engine = "compact (PyTorch FP32)", pytorch_predictor(Path(report.folder), task, threads)
             else:
-                engine = ladder.onnx_engine(Path(report.folder), threads)
+                engine = onnx_predictor(Path(report.folder), threads)
             rungs.setdefault(name, ladder.Rung(name, report.size_bytes, engine))
     return list(rungs.values()), artifact
 

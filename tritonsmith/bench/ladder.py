@@ -8,17 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from tritonsmith.artifact import read_artifact
 from tritonsmith.bench.statistics import Summary, summarise
-from tritonsmith.inputs import Feed, TextInputs
-from tritonsmith.tasks import Task
-
-Engine = Callable[[Feed], Feed]
-"""Answers a feed [1, sequence] with outputs by name."""
+from tritonsmith.inputs import TextInputs
+from tritonsmith.metrics.extractive import Predictor
 
 
 @dataclass(frozen=True)
@@ -27,7 +22,7 @@ class Rung:
 
     name: str
     size_bytes: int
-    engine: Engine
+    engine: Predictor
 
 
 @dataclass(frozen=True)
@@ -41,42 +36,6 @@ class RungResult:
     """Ratio of the medians, by length."""
     quartiles: dict[int, tuple[float, float]]
     """First and third quartile of the ratio within each round."""
-
-
-def pytorch_engine(path: Path, task: Task, threads: int, bfloat16: bool = False) -> Engine:
-    """Return the checkpoint in PyTorch eager; `threads` holds for the whole process."""
-    import torch
-
-    from tritonsmith.stages.loading import load_model
-
-    torch.set_num_threads(threads)
-    model = load_model(path, task, trust_remote_code=False)
-    if bfloat16:
-        model = model.to(torch.bfloat16)
-
-    def answer(feed: Feed) -> Feed:
-        with torch.inference_mode():
-            output = model(**{name: torch.from_numpy(value) for name, value in feed.items()})
-        return {name: value.float().numpy() for name, value in output.items() if torch.is_tensor(value)}
-
-    return answer
-
-
-def onnx_engine(path: Path, threads: int) -> Engine:
-    """Return an artifact in ONNX Runtime on the CPU."""
-    import onnxruntime
-
-    artifact = read_artifact(path)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(artifact.model, options, providers=["CPUExecutionProvider"])
-    names = [spec.name for spec in artifact.outputs]
-
-    def answer(feed: Feed) -> Feed:
-        return dict(zip(names, session.run(names, feed), strict=True))
-
-    return answer
 
 
 def measure(
