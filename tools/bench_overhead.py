@@ -14,9 +14,10 @@ from rich.table import Table
 
 from tritonsmith.artifact import MODEL_FILE
 from tritonsmith.bench import overhead, source
-from tritonsmith.build import BuildOptions, build
+from tritonsmith.build import build
 from tritonsmith.cli import console, new_app, print_json, run
 from tritonsmith.machine import describe
+from tritonsmith.options import BuildOptions
 from tritonsmith.serving.options import Ports, ServeOptions
 from tritonsmith.serving.server import running
 

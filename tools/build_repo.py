@@ -10,8 +10,10 @@ import typer
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from tritonsmith.build import BuildOptions, BuildResult, build
+from tritonsmith.build import BuildResult, build
 from tritonsmith.cli import console, new_app, print_json, run
+from tritonsmith.options import BuildOptions
+from tritonsmith.recipes import ORDER
 from tritonsmith.report import stage_table
 from tritonsmith.tasks import Task
 
@@ -33,13 +35,12 @@ def main(
     task: Annotated[str, typer.Option(help=f"auto, {', '.join(Task)}")] = _DEFAULTS.task,
     device: Annotated[str, typer.Option(help="where it will be served: cpu or gpu")] = _DEFAULTS.device,
     precision: Annotated[str | None, typer.Option(help="fp32, fp16 (for GPUs) or int8 (for CPUs) [default: fp32]")] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="your own stages instead: of compact,export,fuse,fp16,int8, in this order")
-    ] = None,
+    recipe: Annotated[str | None, typer.Option(help=f"your own stages instead: of {', '.join(ORDER)}, in this order")] = None,
     repository: Annotated[Path, typer.Option(help="the model repository, created if need be")] = _DEFAULTS.repository,
-    max_batch_size: Annotated[int, typer.Option(help="largest batch; 0: requests carry the batch in their dims")] = (
-        _DEFAULTS.max_batch_size
-    ),
+    max_batch_size: Annotated[
+        int | None,
+        typer.Option(help="largest batch; 0: requests carry the batch in their dims [default: 8, 0 with openvino]"),
+    ] = None,
     instances: Annotated[int, typer.Option(help="copies of the model that run at once")] = _DEFAULTS.instances,
     max_length: Annotated[int, typer.Option(help="longest sequence to verify and serve, in tokens")] = _DEFAULTS.max_length,
     dynamic_batching: Annotated[
@@ -52,7 +53,7 @@ def main(
         _DEFAULTS.max_queue_delay_microseconds
     ),
     num_versions: Annotated[int, typer.Option(help="how many of the newest versions are served")] = _DEFAULTS.num_versions,
-    intra_op_thread_count: Annotated[int, typer.Option(help="ONNX Runtime threads an instance; 0: every core")] = (
+    intra_op_thread_count: Annotated[int, typer.Option(help="threads of one inference; 0: every core")] = (
         _DEFAULTS.intra_op_thread_count
     ),
     triton: Annotated[str, typer.Option(help="Triton release that must be able to load the model")] = _DEFAULTS.triton,

@@ -15,10 +15,10 @@ from tritonsmith.bench import source
 from tritonsmith.checkpoint import resolve
 from tritonsmith.cli import console, new_app, print_json, run
 from tritonsmith.client import PROTOCOLS, Client
+from tritonsmith.engines import pytorch_predictor, triton_predictor
 from tritonsmith.errors import UsageError
 from tritonsmith.inputs import load_tokenizer
 from tritonsmith.jobs import JobRunner
-from tritonsmith.metrics.engines import pytorch_predictor, triton_predictor
 from tritonsmith.metrics.extractive import QuestionAnswerer
 from tritonsmith.metrics.squad import Example, Scores, read_dataset, score
 from tritonsmith.paths import cache_folder

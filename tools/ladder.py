@@ -11,16 +11,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tritonsmith.artifact import Artifact
 from tritonsmith.bench import ladder
-from tritonsmith.build import BuildOptions, run_stages
+from tritonsmith.build import run_stages
 from tritonsmith.checkpoint import Checkpoint, random_checkpoint, resolve
 from tritonsmith.cli import check_json_target, console, new_app, parse_lengths, print_json, run, write_json
+from tritonsmith.engines import artifact_predictor, pytorch_predictor
 from tritonsmith.errors import UsageError
 from tritonsmith.inputs import TextInputs, load_tokenizer
 from tritonsmith.jobs import JobRunner
 from tritonsmith.machine import describe
-from tritonsmith.metrics.engines import onnx_predictor, pytorch_predictor
 from tritonsmith.metrics.extractive import QuestionAnswerer
 from tritonsmith.metrics.squad import read_dataset, score
+from tritonsmith.options import BuildOptions
 from tritonsmith.paths import cache_folder
 from tritonsmith.recipes import parse_recipe
 from tritonsmith.report import ladder_table
@@ -38,7 +39,9 @@ app = new_app()
 @app.command(help=_HELP)
 def main(
     model: Annotated[str, typer.Argument(help="demo, a local folder, a hub id, random:bert-base or random:bert-large")],
-    recipes: Annotated[str, typer.Option(help="recipes, separated by blanks")] = "export,fuse export,int8",
+    recipes: Annotated[
+        str, typer.Option(help="recipes, separated by blanks")
+    ] = "export,fuse export,int8-dynamic export,openvino",
     heads_left: Annotated[float, typer.Option(help="of a random model: share of attention heads that are not zero")] = 1.0,
     neurons_left: Annotated[float, typer.Option(help="of a random model: share of FFN neurons that are not zero")] = 1.0,
     sequence_lengths: Annotated[str, typer.Option(help="token lengths, comma-separated")] = "32,64,128,256",
@@ -120,7 +123,7 @@ def _rungs(
             if report.stage == "compact":
                 name, engine = "compact (PyTorch FP32)", pytorch_predictor(Path(report.folder), task, threads)
             else:
-                engine = onnx_predictor(Path(report.folder), threads)
+                engine = artifact_predictor(Path(report.folder), threads)
             rungs.setdefault(name, ladder.Rung(name, report.size_bytes, engine))
     return list(rungs.values()), artifact
 

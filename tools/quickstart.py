@@ -10,15 +10,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from tritonsmith.bench import sequential, source
-from tritonsmith.build import BuildOptions, build
+from tritonsmith.build import build
 from tritonsmith.checkpoint import DEMO
 from tritonsmith.cli import console, new_app, parse_lengths, run
 from tritonsmith.client import Client
+from tritonsmith.engines import triton_predictor
 from tritonsmith.errors import VerificationError
 from tritonsmith.inputs import load_tokenizer, passages
 from tritonsmith.machine import describe
-from tritonsmith.metrics.engines import triton_predictor
 from tritonsmith.metrics.extractive import QuestionAnswerer
+from tritonsmith.options import BuildOptions
 from tritonsmith.report import latency_table
 from tritonsmith.serving.options import Ports, ServeOptions
 from tritonsmith.serving.server import running

@@ -1,4 +1,4 @@
-"""A stage's output folder: `model.onnx`, the tokenizer, the model's config.json, and `meta.json` about them."""
+"""A stage's output folder: the model (ONNX or OpenVINO IR), the tokenizer, config.json, and `meta.json` about them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from tritonsmith.errors import StageError
 from tritonsmith.tasks import Task
 
 MODEL_FILE = "model.onnx"
+IR_FILE = "model.xml"
+"""OpenVINO's Intermediate Representation; its weights lie beside it in model.bin."""
+MODEL_FILES = {"onnxruntime": MODEL_FILE, "openvino": IR_FILE}
+"""What Triton's backends load by default, by their names."""
 META_FILE = "meta.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 CARRIED_FILES = (*TOKENIZER_FILES, "config.json")
@@ -43,26 +47,33 @@ class Artifact:
     max_length: int
     pad_token_id: int
     precision: str
-    opset: int
-    ir_version: int
+    backend: str
+    """The Triton backend that serves it: onnxruntime or openvino."""
+    opset: int | None
+    """Of the ONNX operators; None for an OpenVINO IR, as `ir_version`."""
+    ir_version: int | None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
     @property
     def model(self) -> Path:
-        """The ONNX file."""
-        return self.path / MODEL_FILE
+        """The file that the backend loads."""
+        return self.path / MODEL_FILES[self.backend]
 
     @property
     def files(self) -> list[str]:
         """The names of the files that serving needs: the model, its external data if any, and the tokenizer."""
-        names = [file.name for file in self.path.iterdir() if file.name.startswith(MODEL_FILE)]
-        return sorted(names) + [name for name in TOKENIZER_FILES if (self.path / name).is_file()]
+        names = sorted(file.name for file in self._model_files())
+        return names + [name for name in TOKENIZER_FILES if (self.path / name).is_file()]
 
     @property
     def size_bytes(self) -> int:
         """The size of the model on disk, external data included."""
-        return sum(file.stat().st_size for file in self.path.iterdir() if file.name.startswith(MODEL_FILE))
+        return sum(file.stat().st_size for file in self._model_files())
+
+    def _model_files(self) -> list[Path]:
+        stem = self.model.stem if self.backend == "openvino" else self.model.name
+        return [file for file in self.path.iterdir() if file.name.startswith(stem)]
 
 
 def read_artifact(path: Path) -> Artifact:
@@ -80,34 +91,53 @@ def read_artifact(path: Path) -> Artifact:
 
 
 def write_meta(path: Path, **fields: Any) -> None:
-    """Describe the artifact in `path`: `fields` are those that the graph itself does not tell."""
+    """Describe the ONNX artifact in `path`: `fields` are those that the graph itself does not tell."""
     import onnx
 
     model = onnx.load(path / MODEL_FILE, load_external_data=False)
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     document = {
         **fields,
+        "backend": "onnxruntime",
         "opset": opset,
         "ir_version": model.ir_version,
         "inputs": [dataclasses.asdict(_spec(value)) for value in model.graph.input],
         "outputs": [dataclasses.asdict(_spec(value)) for value in model.graph.output],
     }
-    (path / META_FILE).write_text(json.dumps(document, indent=2), encoding="utf-8")
+    _write(path, document)
 
 
 def carry_over(source: Artifact, target: Path, precision: str) -> None:
     """Complete the folder `target`, whose model.onnx was made from `source`'s, to an artifact."""
+    write_meta(target, **_carried(source, target, precision))
+
+
+def carry_over_to_openvino(source: Artifact, target: Path, precision: str) -> None:
+    """Complete the folder `target`, whose OpenVINO IR was made from `source`'s graph, to an artifact."""
+    specs = {
+        "inputs": [dataclasses.asdict(spec) for spec in source.inputs],
+        "outputs": [dataclasses.asdict(spec) for spec in source.outputs],
+    }
+    fields = _carried(source, target, precision)
+    _write(target, {**fields, "backend": "openvino", "opset": None, "ir_version": None, **specs})
+
+
+def _carried(source: Artifact, target: Path, precision: str) -> dict[str, Any]:
+    """Copy the files that stay as they are; return the fields that stay, and the precision."""
     for name in CARRIED_FILES:
         if (source.path / name).is_file():
             shutil.copyfile(source.path / name, target / name)
-    write_meta(
-        target,
-        task=source.task,
-        model_type=source.model_type,
-        max_length=source.max_length,
-        pad_token_id=source.pad_token_id,
-        precision=precision,
-    )
+    return {
+        "task": source.task,
+        "model_type": source.model_type,
+        "max_length": source.max_length,
+        "pad_token_id": source.pad_token_id,
+        "precision": precision,
+    }
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    (path / META_FILE).write_text(json.dumps(document, indent=2), encoding="utf-8")
 
 
 def _read_specs(entries: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:

@@ -6,7 +6,7 @@ import datetime
 import platform
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,53 +15,12 @@ from tritonsmith.artifact import Artifact, read_artifact
 from tritonsmith.checkpoint import Checkpoint, resolve
 from tritonsmith.errors import UsageError
 from tritonsmith.jobs import Job, JobResult, JobRunner, library_versions
-from tritonsmith.paths import cache_folder
-from tritonsmith.recipes import PRECISIONS, parse_recipe, precision_of
-from tritonsmith.releases import EMBEDDED, find_release
+from tritonsmith.options import BuildOptions, check_options
+from tritonsmith.recipes import precision_of
+from tritonsmith.releases import find_release
 from tritonsmith.repository.model_config import DynamicBatching, InstanceGroup, ModelConfig, from_graph, render
 from tritonsmith.repository.publish import Published, publish
 from tritonsmith.verify import judge
-
-DEVICES = ("cpu", "gpu")
-MIN_MAX_LENGTH = 16
-"""In tokens; verification compares lengths from 8 up to the maximum."""
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """What a user asks of a build; the fields are `tools/build_repo.py`'s options."""
-
-    model: str
-    name: str | None = None
-    task: str = "auto"
-    device: str = "cpu"
-    precision: str | None = None
-    """fp32 if neither it nor a recipe is given; a recipe has a precision of its own."""
-    recipe: str | None = None
-    repository: Path = Path("model_repository")
-    max_batch_size: int = 8
-    instances: int = 1
-    max_length: int = 384
-    dynamic_batching: bool | None = None
-    """None: on for a GPU, off for a CPU, where batching costs latency and brings nothing."""
-    max_queue_delay_microseconds: int = 0
-    num_versions: int = 1
-    intra_op_thread_count: int = 0
-    triton: str = EMBEDDED
-    trust_remote_code: bool = False
-    cache: Path = field(default_factory=cache_folder)
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """The stages to run, in their order."""
-        return parse_recipe(self.recipe) if self.recipe is not None else PRECISIONS[self.precision or "fp32"]
-
-    @property
-    def batches_dynamically(self) -> bool:
-        """Whether config.pbtxt asks for the dynamic batcher."""
-        if self.dynamic_batching is None:
-            return self.device == "gpu" and self.max_batch_size > 0
-        return self.dynamic_batching
 
 
 @dataclass(frozen=True)
@@ -91,37 +50,12 @@ class BuildResult:
     notes: list[str]
 
 
-def check_options(options: BuildOptions) -> None:
-    """Raise UsageError for what can be seen to be wrong before any work is done."""
-    if options.precision is not None and options.recipe is not None:
-        raise UsageError("--precision: goes without --recipe, which has a precision of its own")
-    if options.precision is not None and options.precision not in PRECISIONS:
-        raise UsageError(f"--precision {options.precision}: unknown; expected one of {', '.join(PRECISIONS)}")
-    if options.device not in DEVICES:
-        raise UsageError(f"--device {options.device}: unknown; expected one of {', '.join(DEVICES)}")
-    if options.device == "gpu" and precision_of(options.stages) == "int8":
-        asked = f"--recipe {options.recipe}" if options.recipe else "--precision int8"
-        raise UsageError(f"{asked}: dynamic int8 runs on the CPU only; use fp16 with --device gpu")
-    if options.max_length < MIN_MAX_LENGTH:
-        raise UsageError(f"--max-length {options.max_length}: expected {MIN_MAX_LENGTH} tokens or more")
-    for option, value, least in (
-        ("--num-versions", options.num_versions, 1),
-        ("--intra-op-thread-count", options.intra_op_thread_count, 0),
-        ("--max-queue-delay", options.max_queue_delay_microseconds, 0),
-    ):
-        if value < least:
-            raise UsageError(f"{option} {value}: expected {least} or more")
-    if options.repository.exists() and not options.repository.is_dir():
-        raise UsageError(f"--repository {options.repository}: is a file; expected a folder")
-    find_release(options.triton)
-
-
 def notes_on(options: BuildOptions, reports: Sequence[StageReport] = ()) -> list[str]:
     """Return what the user should know about a combination of options that is allowed but has a cost."""
     notes = []
     if options.device == "cpu" and precision_of(options.stages) == "fp16":
         notes.append("fp16 on a CPU runs at FP32 speed; it halves the size only (int8 is the fast one)")
-    if precision_of(options.stages) == "int8" and options.batches_dynamically:
+    if options.stages[-1] == "int8-dynamic" and options.batches_dynamically:
         notes.append("dynamic int8 takes one activation scale over a batch: answers depend a little on their batch mates")
     for report in reports:
         if report.stage == "compact" and report.facts["nothing_to_cut"]:
@@ -197,6 +131,8 @@ def _stage_options(stage: str, options: BuildOptions, checkpoint: Checkpoint) ->
         return common
     if stage == "fuse":
         return {"level": "all"}
+    if stage == "openvino":
+        return {"max_length": options.max_length}
     if stage != "export":
         return {}
     return common | {
@@ -228,18 +164,27 @@ def _report(stage: JobResult, reference: JobResult, runner: JobRunner) -> StageR
 
 def _config(options: BuildOptions, name: str, artifact: Artifact) -> ModelConfig:
     kind = "KIND_GPU" if options.device == "gpu" else "KIND_CPU"
-    parameters = {"intra_op_thread_count": str(options.intra_op_thread_count)} if options.intra_op_thread_count else {}
+    parameters = _openvino_parameters() if artifact.backend == "openvino" else {}
+    if options.intra_op_thread_count:
+        key = "INFERENCE_NUM_THREADS" if artifact.backend == "openvino" else "intra_op_thread_count"
+        parameters[key] = str(options.intra_op_thread_count)
     batching = DynamicBatching(options.max_queue_delay_microseconds) if options.batches_dynamically else None
     return from_graph(
         name,
         artifact.inputs,
         artifact.outputs,
-        max_batch_size=options.max_batch_size,
+        backend=artifact.backend,
+        max_batch_size=options.batch_limit,
         instance_group=InstanceGroup(kind, options.instances),
         num_versions=options.num_versions,
         dynamic_batching=batching,
         parameters=parameters,
     )
+
+
+def _openvino_parameters() -> dict[str, str]:
+    """One inference at a time on all threads, and BF16 for what is not quantised where the processor has it."""
+    return {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "HINT_BF16": "YES"}
 
 
 def _manifest(
@@ -255,6 +200,7 @@ def _manifest(
         "task": checkpoint.task,
         "model_type": checkpoint.model_type,
         "precision": artifact.precision,
+        "backend": artifact.backend,
         "recipe": list(options.stages),
         "device": options.device,
         "max_length": options.max_length,

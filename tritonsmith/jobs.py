@@ -32,11 +32,12 @@ _MODULES = {
     "export": "tritonsmith.stages.export",
     "fuse": "tritonsmith.stages.fuse",
     "fp16": "tritonsmith.stages.fp16",
-    "int8": "tritonsmith.stages.int8",
+    "int8-dynamic": "tritonsmith.stages.int8_dynamic",
+    "openvino": "tritonsmith.stages.openvino",
     "reference": "tritonsmith.verify.reference",
     "parity": "tritonsmith.verify.parity",
 }
-_LIBRARIES = ("numpy", "onnx", "optimum-onnx", "peft", "tokenizers", "torch", "transformers")
+_LIBRARIES = ("nncf", "numpy", "onnx", "openvino", "optimum-onnx", "peft", "tokenizers", "torch", "transformers")
 _RESULT = "result.json"
 _LOG_LINES_KEPT = 400
 
@@ -87,7 +88,7 @@ def library_versions() -> dict[str, str]:
 def _code_hash() -> str:
     """Hash what the jobs execute and the texts that they verify on."""
     modules = [*(PACKAGE / "stages").glob("*.py"), *(PACKAGE / "verify").glob("*.py")]
-    modules += [PACKAGE / "artifact.py", PACKAGE / "inputs.py", PACKAGE / "tasks.py", ASSETS / "texts.json"]
+    modules += [PACKAGE / name for name in ("artifact.py", "engines.py", "inputs.py", "tasks.py")] + [ASSETS / "texts.json"]
     return sha256_json({str(path.relative_to(PACKAGE)): sha256_file(path) for path in modules})
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from tritonsmith.errors import UsageError
 
-PRECISIONS = {"fp32": ("export",), "fp16": ("export", "fp16"), "int8": ("export", "int8")}
+PRECISIONS = {"fp32": ("export",), "fp16": ("export", "fp16"), "int8": ("export", "int8-dynamic")}
 """The recipe of each precision; INT8 of the raw export is the faster graph."""
 
-_ORDER = ("compact", "export", "fuse", "fp16", "int8")
-_FINAL = ("fp16", "int8")
+_FINAL = {"fp16": "fp16", "int8-dynamic": "int8", "openvino": "int8"}
+"""The stages that change the precision, one of them at most, and what they change it to."""
+ORDER = ("compact", "export", "fuse", *_FINAL)
 
 
 def parse_recipe(text: str) -> tuple[str, ...]:
@@ -19,17 +20,20 @@ def parse_recipe(text: str) -> tuple[str, ...]:
     """
     stages = tuple(part.strip() for part in text.split(","))
     for stage in stages:
-        if stage not in _ORDER:
-            raise UsageError(f"--recipe {text}: unknown stage {stage or 'without a name'}; known are {', '.join(_ORDER)}")
+        if stage not in ORDER:
+            raise UsageError(f"--recipe {text}: unknown stage {stage or 'without a name'}; known are {', '.join(ORDER)}")
     if "export" not in stages:
         raise UsageError(f"--recipe {text}: has no export")
-    if sorted(set(stages), key=_ORDER.index) != list(stages):
-        raise UsageError(f"--recipe {text}: expected each stage once, in the order {', '.join(_ORDER)}")
-    if all(stage in stages for stage in _FINAL):
-        raise UsageError(f"--recipe {text}: fp16 and int8 exclude each other")
+    if sorted(set(stages), key=ORDER.index) != list(stages):
+        raise UsageError(f"--recipe {text}: expected each stage once, in the order {', '.join(ORDER)}")
+    final = [stage for stage in stages if stage in _FINAL]
+    if len(final) > 1:
+        raise UsageError(f"--recipe {text}: {' and '.join(final)} exclude each other")
+    if {"fuse", "openvino"} <= set(stages):
+        raise UsageError(f"--recipe {text}: openvino reads the raw export and fuses itself; leave fuse out")
     return stages
 
 
 def precision_of(recipe: tuple[str, ...]) -> str:
     """Return the precision of what a recipe makes."""
-    return recipe[-1] if recipe[-1] in _FINAL else "fp32"
+    return _FINAL.get(recipe[-1], "fp32")

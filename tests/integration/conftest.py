@@ -10,9 +10,10 @@ import pytest
 
 from tests import checkpoints
 from tests.checkpoints import MAX_LENGTH
-from tritonsmith.build import BuildOptions, build
+from tritonsmith.build import build
 from tritonsmith.client import Client
 from tritonsmith.inputs import TextInputs, load_tokenizer
+from tritonsmith.options import BuildOptions
 from tritonsmith.repository.layout import ModelFolder
 from tritonsmith.serving.options import Ports, ServeOptions
 from tritonsmith.serving.server import TritonServer, running
@@ -59,6 +60,7 @@ def repository(
     add("demo", "demo", max_length=384, dynamic_batching=True, max_queue_delay_microseconds=5000, max_batch_size=16)
     for architecture in checkpoints.ARCHITECTURES:
         add(str(checkpoint(architecture)), architecture)
+    add(str(checkpoint("bert")), "bert_openvino", recipe="export,openvino")
     add(str(checkpoint("bert")), "twice", instances=2)
     add(str(checkpoint("bert")), "unbatched", max_batch_size=0)
     add(str(checkpoint("bert")), "versions", num_versions=2)

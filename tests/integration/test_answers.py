@@ -13,12 +13,14 @@ import pytest
 
 from tests.checkpoints import ARCHITECTURES, MAX_LENGTH
 from tests.integration.conftest import Served
+from tritonsmith.engines import triton_predictor
 from tritonsmith.errors import RequestError, UnknownModelError
 from tritonsmith.inputs import Feed, passages
-from tritonsmith.metrics.engines import triton_predictor
 from tritonsmith.metrics.extractive import QuestionAnswerer
+from tritonsmith.repository.layout import ModelFolder
 from tritonsmith.stages.loading import load_model
 from tritonsmith.tasks import Task
+from tritonsmith.verify.parity import compare
 
 PROTOCOLS = ["grpc", "http"]
 
@@ -90,17 +92,39 @@ WRONG: dict[str, Callable[[Feed], Feed]] = {
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("wrong", WRONG)
-def test_wrong_request_is_the_client_s_error_and_the_next_is_answered(served: Served, wrong: str, protocol: str) -> None:
+@pytest.mark.parametrize(
+    ("model", "wrong"),
+    # Without batching Triton knows no largest batch.
+    [
+        (model, wrong)
+        for model in ("bert", "bert_openvino")
+        for wrong in WRONG
+        if (model, wrong) != ("bert_openvino", "batch too large")
+    ],
+)
+def test_wrong_request_is_the_client_s_error_and_the_next_is_answered(
+    served: Served, model: str, wrong: str, protocol: str
+) -> None:
     feed = good(served)
     with served.client(protocol) as client:
-        expected = client.infer("bert", feed)
+        expected = client.infer(model, feed)
         with pytest.raises(RequestError) as raised:
-            client.infer("bert", WRONG[wrong](feed))
+            client.infer(model, WRONG[wrong](feed))
         assert raised.value.status in ("INVALID_ARGUMENT", "400")
-        again = client.infer("bert", feed)
+        again = client.infer(model, feed)
     for name in expected:
         np.testing.assert_array_equal(again[name], expected[name])
+
+
+def test_openvino_answers_as_the_artifact_that_was_verified(served: Served) -> None:
+    inputs = served.inputs("bert_openvino")
+    manifest = ModelFolder(served.repository / "bert_openvino").manifest(1)
+    assert manifest is not None
+    with served.client() as client:
+        for feed in (inputs.exact(MAX_LENGTH), inputs.exact(7, 3), inputs.padded([9, 40, 21], 1)):
+            answer, exact = client.infer("bert_openvino", feed), client.infer("bert", feed)
+            figures = compare(Task.QUESTION_ANSWERING, [(feed, answer, exact)])
+            assert 0 < figures["relative_l2"] < 3 * manifest["stages"][-1]["parity"]["relative_l2"]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -52,6 +52,7 @@ def test_backend_folder_holds_copies(tmp_path: Path) -> None:
     (wheel / "python_backend_stubs" / "3.11" / "triton_python_backend_stub").write_text("stub")
     folder = embedded._lay_out_backends(tmp_path, tmp_path / "site", "3.11")
     files = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
-    assert files == {"python/libtriton_python.so", "python/triton_python_backend_stub", "onnxruntime/model.py"}
+    ours = {f"{backend}/{name}" for backend in ("onnxruntime", "openvino") for name in ("common.py", "model.py")}
+    assert files == {"python/libtriton_python.so", "python/triton_python_backend_stub", *ours}
     assert not any(file.is_symlink() for file in folder.rglob("*"))
     assert embedded._lay_out_backends(tmp_path, tmp_path / "site", "3.11") == folder

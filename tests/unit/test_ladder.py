@@ -61,11 +61,11 @@ def test_ladder_of_the_demo(run_tool: RunTool, tmp_path: Path) -> None:
     dataset = tmp_path / "dataset.json"
     dataset.write_text(json.dumps({"data": [{"paragraphs": [{"context": context, "qas": [entry]}]}]}))
     arguments = ("--sequence-lengths", "16,32", "--rounds", "3", "--warmup", "1", "--dataset", dataset, "--json", "-")
-    done = run_tool("ladder", "demo", "--recipes", "export,fuse export,int8", *arguments)
+    done = run_tool("ladder", "demo", "--recipes", "export,fuse export,int8-dynamic export,openvino", *arguments)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     names = [rung["name"] for rung in document["rungs"]]
-    assert names == ["PyTorch FP32", "PyTorch BF16", "export", "export + fuse", "export + int8"]
+    assert names == ["PyTorch FP32", "PyTorch BF16", "export", "export + fuse", "export + int8-dynamic", "export + openvino"]
     assert all(rung["latency"]["16"]["count"] == 3 for rung in document["rungs"])
     assert document["rungs"][0]["speedup"] == {"16": 1.0, "32": 1.0}
     assert document["rungs"][4]["size_bytes"] <= 0.27 * document["rungs"][0]["size_bytes"]

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 
 from tests.checkpoints import ARCHITECTURES, MAX_LENGTH
 from tests.pruning import prune
-from tritonsmith.build import BuildOptions, BuildResult, build, check_options
+from tritonsmith.build import BuildResult, build
 from tritonsmith.errors import StageError, UsageError, VerificationError
+from tritonsmith.options import BuildOptions, check_options
 from tritonsmith.recipes import parse_recipe
 from tritonsmith.repository.layout import ModelFolder
+from tritonsmith.repository.model_config import parse
 from tritonsmith.stages import compact, export, fuse
 from tritonsmith.stages.fuse import check_counts, correct_head_counts
 from tritonsmith.verify import judge, parity, reference
@@ -71,12 +74,52 @@ def test_fuse_gives_each_layer_its_own_heads(
     assert fused.parity["relative_l2"] < 1e-5
 
 
-@pytest.mark.parametrize("last", ["fp16", "int8"])
+@pytest.mark.parametrize("last", ["fp16", "int8-dynamic"])
 def test_fused_graph_is_converted(build_recipe: Callable[..., BuildResult], pruned: Callable[[str], Path], last: str) -> None:
     result = build_recipe(pruned("bert"), f"compact,export,fuse,{last}")
     manifest = ModelFolder(result.published.folder.parent).manifest(1)
     assert manifest is not None
-    assert (manifest["precision"], manifest["recipe"]) == (last, ["compact", "export", "fuse", last])
+    assert (manifest["precision"], manifest["recipe"]) == (last.removesuffix("-dynamic"), ["compact", "export", "fuse", last])
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "mpnet"])
+def test_openvino(build_recipe: Callable[..., BuildResult], checkpoint: Callable[[str], Path], architecture: str) -> None:
+    result = build_recipe(checkpoint(architecture), "export,openvino")
+    stage = result.stages[-1]
+    assert stage.facts["quantised_activations"] >= 8
+    assert stage.parity is not None
+    assert stage.parity["relative_l2"] < 0.1
+    assert stage.size_bytes == sum((result.published.folder / name).stat().st_size for name in ("model.xml", "model.bin"))
+    config = parse((result.published.folder.parent / "config.pbtxt").read_text(), "config.pbtxt")
+    assert (config.backend, config.max_batch_size, list(config.input[0].dims)) == ("openvino", 0, [-1, -1])
+    assert config.parameters["HINT_BF16"].string_value == "YES"
+
+
+def test_openvino_of_a_pruned_model(build_recipe: Callable[..., BuildResult], pruned: Callable[[str], Path]) -> None:
+    result = build_recipe(pruned("bert"), "compact,export,openvino")
+    assert [stage.stage for stage in result.stages] == ["compact", "export", "openvino"]
+    assert result.published.new
+
+
+def test_architecture_that_nncf_cannot_quantise_is_named(
+    build_recipe: Callable[..., BuildResult], checkpoint: Callable[[str], Path]
+) -> None:
+    with pytest.raises(StageError, match=r"openvino: nncf cannot quantise deberta-v2: .*; use int8-dynamic instead"):
+        build_recipe(checkpoint("deberta-v2"), "export,openvino")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_batch_size": 4}, "--max-batch-size 4"),
+        ({"device": "gpu"}, "run on the CPU"),
+        ({"dynamic_batching": True}, "needs"),
+    ],
+)
+def test_what_openvino_cannot_do(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build(BuildOptions("demo", recipe="export,openvino", repository=tmp_path / "repository", **options))
+    assert not (tmp_path / "repository").exists()
 
 
 @pytest.mark.parametrize("dead", [[[0, 1, 2, 3], []], [[0, 1, 2, 3], [0, 1, 2, 3]]])
@@ -157,7 +200,8 @@ def test_a_missing_fusion_is_named() -> None:
         ("compact,fuse", "no export"),
         ("export,compact", "in the order"),
         ("export,export", "once"),
-        ("export,fp16,int8", "exclude each other"),
+        ("export,fp16,int8-dynamic", "exclude each other"),
+        ("export,fuse,openvino", "leave fuse out"),
     ],
 )
 def test_wrong_recipes(recipe: str, message: str) -> None:
@@ -167,4 +211,4 @@ def test_wrong_recipes(recipe: str, message: str) -> None:
 
 def test_precision_and_recipe_exclude_each_other() -> None:
     with pytest.raises(UsageError, match="--precision"):
-        check_options(BuildOptions("demo", precision="int8", recipe="export,int8"))
+        check_options(BuildOptions("demo", precision="int8", recipe="export,int8-dynamic"))

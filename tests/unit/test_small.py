@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from tritonsmith.bench.statistics import summarise
-from tritonsmith.build import BuildOptions, check_options, default_name, notes_on
+from tritonsmith.build import default_name, notes_on
 from tritonsmith.cli import parse_lengths
 from tritonsmith.client import Client
 from tritonsmith.errors import ServerError, UnreachableError, UsageError
+from tritonsmith.options import BuildOptions, check_options
 from tritonsmith.releases import find_release
 from tritonsmith.serving import docker
 from tritonsmith.serving.health import probe

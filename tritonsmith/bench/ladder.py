@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tritonsmith.bench.statistics import Summary, summarise
+from tritonsmith.engines import Predictor
 from tritonsmith.inputs import TextInputs
-from tritonsmith.metrics.extractive import Predictor
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ end logits, only tokens of the context, no span longer than a limit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
+from tritonsmith.engines import Predictor
 from tritonsmith.inputs import Feed
-
-Predictor = Callable[[Feed], Feed]
-"""Answers a feed [1, sequence] with start_logits and end_logits [1, sequence]."""
 
 
 @dataclass(frozen=True)

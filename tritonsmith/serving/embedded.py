@@ -151,7 +151,8 @@ def _provision(python: Path, environment: Path) -> None:
 def _lay_out_backends(environment: Path, site_packages: Path, python_version: str) -> Path:
     """Return the folder for --backend-directory: copies of the wheel's python backend and of ours."""
     ours = sorted(_BACKENDS.glob("*/model.py"))
-    digest = sha256_json({path.parent.name: sha256_file(path) for path in ours})[:16]
+    shared = _BACKENDS / "common.py"
+    digest = sha256_json({str(path.relative_to(_BACKENDS)): sha256_file(path) for path in [shared, *ours]})[:16]
     folder = environment / f"backends-{digest}"
     if folder.is_dir():
         return folder
@@ -162,7 +163,8 @@ def _lay_out_backends(environment: Path, site_packages: Path, python_version: st
     shutil.copy(wheel / "python_backend_stubs" / python_version / "triton_python_backend_stub", staging / "python")
     for path in ours:
         (staging / path.parent.name).mkdir()
-        shutil.copyfile(path, staging / path.parent.name / path.name)
+        for source in (path, shared):
+            shutil.copyfile(source, staging / path.parent.name / source.name)
     try:
         staging.rename(folder)
     except OSError:

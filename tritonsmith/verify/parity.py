@@ -1,4 +1,4 @@
-"""parity: how far an artifact's answers, in ONNX Runtime on the CPU, are from the reference."""
+"""parity: how far an artifact's answers, in its own runtime on the CPU, are from the reference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritonsmith.artifact import read_artifact
-from tritonsmith.errors import StageError
+from tritonsmith.engines import artifact_predictor
 from tritonsmith.inputs import Feed
 from tritonsmith.tasks import Task
 from tritonsmith.verify.reference import read_batches
@@ -22,20 +22,11 @@ def run(inputs: Mapping[str, Path], _output: Path, _options: Mapping[str, Any]) 
     """Compare `inputs["artifact"]` with `inputs["reference"]`; the facts are the figures of `compare`.
 
     Raises:
-        StageError: ONNX Runtime does not load the model.
+        StageError: its runtime does not load the model.
     """
-    import onnxruntime
-
     artifact = read_artifact(inputs["artifact"])
-    try:
-        session = onnxruntime.InferenceSession(artifact.model, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions share no public base class
-        raise StageError(f"parity: ONNX Runtime does not load {artifact.model}: {str(error).splitlines()[0]}") from error
-    names = [spec.name for spec in artifact.outputs]
-    batches = [
-        (feed, dict(zip(names, session.run(names, feed), strict=True)), expected)
-        for feed, expected in read_batches(inputs["reference"])
-    ]
+    predict = artifact_predictor(inputs["artifact"])
+    batches = [(feed, predict(feed), expected) for feed, expected in read_batches(inputs["reference"])]
     return compare(artifact.task, batches)
 
 

@@ -1,4 +1,4 @@
-"""int8: dynamic quantisation by ONNX Runtime, per channel, activations uint8 and weights int8.
+"""int8-dynamic: dynamic quantisation by ONNX Runtime, per channel, activations uint8 and weights int8.
 
 Measured on CPUs: the raw export quantises to a faster graph than the fused one, and u8s8 is 2.5 times faster than u8u8.
 """
@@ -30,5 +30,5 @@ def run(inputs: Mapping[str, Path], output: Path, _options: Mapping[str, Any]) -
     nodes = [node.op_type for node in onnx.load(output / MODEL_FILE, load_external_data=False).graph.node]
     quantised = sum(op in ("MatMulInteger", "DynamicQuantizeMatMul", "QAttention") for op in nodes)
     if not quantised:
-        raise StageError("int8: the quantizer left every matrix product in FP32")
+        raise StageError("int8-dynamic: the quantizer left every matrix product in FP32")
     return {"quantised_matmuls": quantised, "float_matmuls": sum(op in ("MatMul", "Gemm") for op in nodes)}
