@@ -56,6 +56,13 @@ def main(
     intra_op_thread_count: Annotated[int, typer.Option(help="threads of one inference; 0: every core")] = (
         _DEFAULTS.intra_op_thread_count
     ),
+    dataset: Annotated[
+        Path | None, typer.Option(help="examples of the task (SQuAD JSON, or JSON lines): their metric gates the build")
+    ] = None,
+    dataset_limit: Annotated[int | None, typer.Option(help="only this many examples, evenly spread")] = None,
+    max_metric_drop: Annotated[
+        str, typer.Option(help="how much of the checkpoint's metric may be lost: a share such as 1%, or points such as 0.5")
+    ] = _DEFAULTS.max_metric_drop,
     triton: Annotated[str, typer.Option(help="Triton release that must be able to load the model")] = _DEFAULTS.triton,
     trust_remote_code: Annotated[bool, typer.Option(help="run Python code that lies beside the weights")] = False,
     json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
@@ -76,6 +83,9 @@ def main(
         max_queue_delay_microseconds=max_queue_delay,
         num_versions=num_versions,
         intra_op_thread_count=intra_op_thread_count,
+        dataset=dataset,
+        dataset_limit=dataset_limit,
+        max_metric_drop=max_metric_drop,
         triton=triton,
         trust_remote_code=trust_remote_code,
     )
@@ -86,7 +96,7 @@ def main(
     if json:
         print_json(_as_json(result))
         return
-    console.print(stage_table(result.stages))
+    console.print(stage_table(result.stages, result.baseline))
     for note in result.notes:
         console.print(f"note: {escape(note)}", soft_wrap=True)
     _print_outcome(result)
@@ -116,6 +126,7 @@ def _as_json(result: BuildResult) -> dict[str, object]:
             "revision": result.checkpoint.revision,
             "sha256": result.checkpoint.sha256,
         },
+        "baseline": dataclasses.asdict(result.baseline) if result.baseline else None,
         "stages": [dataclasses.asdict(stage) for stage in result.stages],
         "notes": result.notes,
     }

@@ -14,18 +14,18 @@ from tritonsmith.bench import ladder
 from tritonsmith.build import run_stages
 from tritonsmith.checkpoint import Checkpoint, random_checkpoint, resolve
 from tritonsmith.cli import check_json_target, console, new_app, parse_lengths, print_json, run, write_json
+from tritonsmith.datasets import Example, read_dataset, spread
 from tritonsmith.engines import artifact_predictor, pytorch_predictor
 from tritonsmith.errors import UsageError
 from tritonsmith.inputs import TextInputs, load_tokenizer
 from tritonsmith.jobs import JobRunner
 from tritonsmith.machine import describe
-from tritonsmith.metrics.extractive import QuestionAnswerer
-from tritonsmith.metrics.squad import read_dataset, score
+from tritonsmith.metrics.model import Model
+from tritonsmith.metrics.scoring import answerable_only, check_scorable, score
 from tritonsmith.options import BuildOptions
 from tritonsmith.paths import cache_folder
 from tritonsmith.recipes import parse_recipe
 from tritonsmith.report import ladder_table
-from tritonsmith.tasks import Task
 
 _HELP = (
     "Build every rung of the given recipes and measure them in turns in one process, against PyTorch eager in FP32 with the "
@@ -49,9 +49,9 @@ def main(
     rounds: Annotated[int, typer.Option(help="measured rounds for each length")] = 20,
     warmup: Annotated[int, typer.Option(help="rounds before them")] = 3,
     dataset: Annotated[
-        Path | None, typer.Option(help="SQuAD JSON: EM and F1 of every rung on its answerable questions")
+        Path | None, typer.Option(help="the task's metric of every rung on these examples (of SQuAD JSON the answerable ones)")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="only this many questions")] = None,
+    limit: Annotated[int | None, typer.Option(help="only this many examples, evenly spread")] = None,
     json: Annotated[Path | None, typer.Option("--json", help="write the figures to this file; - prints them")] = None,
 ) -> None:
     """Parse the options, build, measure, print."""
@@ -70,9 +70,10 @@ def main(
     too_long = [length for length in lengths if length > checkpoint.max_length]
     if too_long:
         raise UsageError(f"--sequence-lengths {too_long[0]}: {model} takes at most {checkpoint.max_length} tokens")
-    examples = [example for example in read_dataset(dataset) if example.answers][:limit] if dataset else []
-    if examples and checkpoint.task is not Task.QUESTION_ANSWERING:
-        raise UsageError(f"--dataset {dataset}: {model} is for {checkpoint.task}; only question-answering can be scored")
+    examples: list[Example] = []
+    if dataset:
+        check_scorable(checkpoint.task)
+        examples = spread(answerable_only(read_dataset(dataset, checkpoint.task), f"--dataset {dataset}"), limit)
     with console.status("building the rungs"):
         rungs, artifact = _rungs(checkpoint, asked, threads, max(*lengths, 32), runner)
     tokenizer = load_tokenizer(artifact.path / "tokenizer.json")
@@ -83,10 +84,10 @@ def main(
         inputs = TextInputs(tokenizer, checkpoint.task, names, artifact.pad_token_id)
         results = ladder.measure(rungs, inputs, lengths, rounds, warmup, lambda: progress.advance(bar))
         scores = {}
-        for rung in progress.track(rungs, description="F1") if examples else []:
-            answerer = QuestionAnswerer(rung.engine, tokenizer, names)
-            answers = [answerer.answer(example.question, example.context).text for example in examples]
-            scores[rung.name] = score(examples, answers)
+        for rung in progress.track(rungs, description="metric") if examples else []:
+            labels = dict(enumerate(checkpoint.labels))
+            scored = Model(rung.engine, tokenizer, names, labels, min(384, checkpoint.max_length))
+            scores[rung.name] = score(checkpoint.task, scored, examples)
     document: dict[str, Any] = {
         "model": model,
         "threads": threads,
@@ -117,7 +118,7 @@ def _rungs(
     }
     for recipe in recipes:
         options = BuildOptions(checkpoint.source, recipe=recipe, max_length=max_length)
-        reports, artifact = run_stages(options, checkpoint, runner)
+        reports, artifact, _baseline = run_stages(options, checkpoint, runner)
         for position, report in enumerate(reports):
             name = " + ".join(options.stages[: position + 1])
             if report.stage == "compact":

@@ -19,6 +19,7 @@ from tritonsmith.errors import VerificationError
 from tritonsmith.inputs import load_tokenizer, passages
 from tritonsmith.machine import describe
 from tritonsmith.metrics.extractive import QuestionAnswerer
+from tritonsmith.metrics.model import Model
 from tritonsmith.options import BuildOptions
 from tritonsmith.report import latency_table
 from tritonsmith.serving.options import Ports, ServeOptions
@@ -73,7 +74,7 @@ def _ask(client: Client, repository: Path) -> None:
     """Ask questions with known answers over the server; raise VerificationError for a wrong answer."""
     served = source.find(client, _NAME, repository, None, None)
     names = [entry["name"] for entry in client.config(_NAME)["input"]]
-    answerer = QuestionAnswerer(triton_predictor(client, _NAME), load_tokenizer(served.tokenizer), names)
+    answerer = QuestionAnswerer(Model(triton_predictor(client, _NAME), load_tokenizer(served.tokenizer), names))
     for passage, question, expected in _QUESTIONS:
         answer = answerer.answer(question, passages()[passage]["text"])
         console.print(f"{escape(question)} [bold]{escape(answer.text)}[/]")

@@ -52,6 +52,8 @@ class Artifact:
     opset: int | None
     """Of the ONNX operators; None for an OpenVINO IR, as `ir_version`."""
     ir_version: int | None
+    labels: tuple[str, ...]
+    """The names of a classifier's classes or tags by number; empty for other tasks."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
@@ -62,9 +64,9 @@ class Artifact:
 
     @property
     def files(self) -> list[str]:
-        """The names of the files that serving needs: the model, its external data if any, and the tokenizer."""
+        """The names of the files that are published: the model, its external data if any, the tokenizer, meta.json."""
         names = sorted(file.name for file in self._model_files())
-        return names + [name for name in TOKENIZER_FILES if (self.path / name).is_file()]
+        return names + [name for name in (*TOKENIZER_FILES, META_FILE) if (self.path / name).is_file()]
 
     @property
     def size_bytes(self) -> int:
@@ -85,7 +87,8 @@ def read_artifact(path: Path) -> Artifact:
     try:
         meta = json.loads((path / META_FILE).read_text(encoding="utf-8"))
         inputs, outputs = (_read_specs(meta.pop(side)) for side in ("inputs", "outputs"))
-        return Artifact(path=path, task=Task(meta.pop("task")), inputs=inputs, outputs=outputs, **meta)
+        task, labels = Task(meta.pop("task")), tuple(meta.pop("labels"))
+        return Artifact(path=path, task=task, labels=labels, inputs=inputs, outputs=outputs, **meta)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StageError(f"{path}: not an artifact: {error}") from error
 
@@ -132,6 +135,7 @@ def _carried(source: Artifact, target: Path, precision: str) -> dict[str, Any]:
         "model_type": source.model_type,
         "max_length": source.max_length,
         "pad_token_id": source.pad_token_id,
+        "labels": list(source.labels),
         "precision": precision,
     }
 

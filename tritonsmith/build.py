@@ -6,7 +6,7 @@ import datetime
 import platform
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,15 @@ import tritonsmith
 from tritonsmith.artifact import Artifact, read_artifact
 from tritonsmith.checkpoint import Checkpoint, resolve
 from tritonsmith.errors import UsageError
+from tritonsmith.gate import Gate, check_dataset
+from tritonsmith.hashing import sha256_file
 from tritonsmith.jobs import Job, JobResult, JobRunner, library_versions
+from tritonsmith.metrics.scoring import Scores
 from tritonsmith.options import BuildOptions, check_options
 from tritonsmith.recipes import precision_of
 from tritonsmith.releases import find_release
 from tritonsmith.repository.model_config import DynamicBatching, InstanceGroup, ModelConfig, from_graph, render
 from tritonsmith.repository.publish import Published, publish
-from tritonsmith.verify import judge
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class StageReport:
     facts: dict[str, Any]
     parity: dict[str, Any] | None
     """None for a stage that makes a checkpoint; its own check is in its facts."""
+    metric: Scores | None
+    """None without a dataset, and for a stage that makes a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class BuildResult:
     published: Published
     checkpoint: Checkpoint
     stages: list[StageReport]
+    baseline: Scores | None
+    """The checkpoint's metric in PyTorch, where a dataset is given."""
     notes: list[str]
 
 
@@ -78,17 +84,18 @@ def build(options: BuildOptions, on_start: Callable[[str], None] | None = None) 
     checkpoint = resolve(options.model, runner, options.task, options.trust_remote_code)
     if options.max_length > checkpoint.max_length:
         raise UsageError(f"--max-length {options.max_length}: {options.model} takes at most {checkpoint.max_length} tokens")
+    check_dataset(options, checkpoint.task)
     name = options.name or default_name(options.model)
-    reports, artifact = run_stages(options, checkpoint, runner)
+    reports, artifact, baseline = run_stages(options, checkpoint, runner)
     config = _config(options, name, artifact)
     published = publish(
         options.repository,
         name,
         {file: artifact.path / file for file in artifact.files},
         render(config),
-        _manifest(options, name, checkpoint, artifact, reports),
+        _manifest(options, name, checkpoint, artifact, reports, baseline),
     )
-    return BuildResult(name, published, checkpoint, reports, notes_on(options, reports))
+    return BuildResult(name, published, checkpoint, reports, baseline, notes_on(options, reports))
 
 
 def default_name(model: str) -> str:
@@ -97,13 +104,17 @@ def default_name(model: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "_", last).lstrip(".-") or "model"
 
 
-def run_stages(options: BuildOptions, checkpoint: Checkpoint, runner: JobRunner) -> tuple[list[StageReport], Artifact]:
-    """Run the recipe's stages one after another, then compare every artifact with the checkpoint that the user gave.
+def run_stages(
+    options: BuildOptions, checkpoint: Checkpoint, runner: JobRunner
+) -> tuple[list[StageReport], Artifact, Scores | None]:
+    """Run the recipe's stages one after another, then hold every artifact against the checkpoint that the user gave.
+
+    Returns:
+        What was found of each stage, the last stage's artifact, and the checkpoint's own metric where a dataset is given.
 
     Raises:
-        TritonsmithError: a stage failed, or an artifact is beyond its tolerance.
+        TritonsmithError: a stage failed, or an artifact did not pass.
     """
-    trust = {"trust_remote_code": options.trust_remote_code}
     side, folder, sha256 = "checkpoint", checkpoint.path, checkpoint.sha256
     results = []
     for stage in options.stages:
@@ -113,15 +124,8 @@ def run_stages(options: BuildOptions, checkpoint: Checkpoint, runner: JobRunner)
         if stage == "export":
             side = "artifact"
     export = next(result for result in results if result.kind == "export")
-    reference = runner.run(
-        Job(
-            "reference",
-            {"max_length": options.max_length, **trust},
-            {"checkpoint": checkpoint.path, "artifact": export.folder},
-            {"checkpoint": checkpoint.sha256, "artifact": export.sha256},
-        )
-    )
-    return [_report(result, reference, runner) for result in results], read_artifact(folder)
+    gate = Gate(options, checkpoint, export, runner)
+    return [_report(result, gate) for result in results], read_artifact(folder), gate.baseline
 
 
 def _stage_options(stage: str, options: BuildOptions, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -139,27 +143,21 @@ def _stage_options(stage: str, options: BuildOptions, checkpoint: Checkpoint) ->
         "model_type": checkpoint.model_type,
         "max_length": checkpoint.max_length,
         "vocab_size": checkpoint.vocab_size,
+        "labels": list(checkpoint.labels),
         "max_opset": release.max_opset,
         "max_ir_version": release.max_ir_version,
     }
 
 
-def _report(stage: JobResult, reference: JobResult, runner: JobRunner) -> StageReport:
-    """Compare a stage's artifact with the reference and hold it against its tolerance."""
+def _report(stage: JobResult, gate: Gate) -> StageReport:
+    """Hold a stage's artifact against the checkpoint; one that makes a checkpoint has checked itself."""
     costs = stage.seconds, stage.peak_bytes, stage.cached, stage.facts
     if stage.kind == "compact":
         size = sum(file.stat().st_size for file in stage.folder.glob("*.safetensors"))
-        return StageReport(stage.kind, str(stage.folder), size, *costs, None)
-    artifact = read_artifact(stage.folder)
-    job = Job(
-        "parity",
-        {},
-        {"artifact": stage.folder, "reference": reference.folder},
-        {"artifact": stage.sha256, "reference": reference.sha256},
-    )
-    figures = runner.run(job).facts
-    judge(figures, artifact.precision)
-    return StageReport(stage.kind, str(stage.folder), artifact.size_bytes, *costs, figures)
+        return StageReport(stage.kind, str(stage.folder), size, *costs, None, None)
+    verdict = gate.check(stage)
+    size = read_artifact(stage.folder).size_bytes
+    return StageReport(stage.kind, str(stage.folder), size, *costs, verdict.parity, verdict.metric)
 
 
 def _config(options: BuildOptions, name: str, artifact: Artifact) -> ModelConfig:
@@ -182,13 +180,26 @@ def _config(options: BuildOptions, name: str, artifact: Artifact) -> ModelConfig
     )
 
 
+def _metric(options: BuildOptions, baseline: Scores | None) -> dict[str, Any] | None:
+    """Return what the stages' metrics were held against."""
+    if baseline is None or options.dataset is None:
+        return None
+    dataset = {"name": options.dataset.name, "sha256": sha256_file(options.dataset), "limit": options.dataset_limit}
+    return {"checkpoint": asdict(baseline), "dataset": dataset, "max_metric_drop": options.max_metric_drop}
+
+
 def _openvino_parameters() -> dict[str, str]:
     """One inference at a time on all threads, and BF16 for what is not quantised where the processor has it."""
     return {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "HINT_BF16": "YES"}
 
 
 def _manifest(
-    options: BuildOptions, name: str, checkpoint: Checkpoint, artifact: Artifact, reports: list[StageReport]
+    options: BuildOptions,
+    name: str,
+    checkpoint: Checkpoint,
+    artifact: Artifact,
+    reports: list[StageReport],
+    baseline: Scores | None,
 ) -> dict[str, Any]:
     release = find_release(options.triton)
     return {
@@ -206,6 +217,7 @@ def _manifest(
         "max_length": options.max_length,
         "model_max_length": checkpoint.max_length,
         "pad_token_id": artifact.pad_token_id,
+        "labels": list(artifact.labels),
         "onnx": {"opset": artifact.opset, "ir_version": artifact.ir_version},
         "triton": {"release": release.name, "max_opset": release.max_opset, "max_ir_version": release.max_ir_version},
         "stages": [
@@ -216,9 +228,11 @@ def _manifest(
                 "peak_bytes": report.peak_bytes,
                 "facts": report.facts,
                 "parity": report.parity,
+                "metric": asdict(report.metric) if report.metric else None,
             }
             for report in reports
         ],
+        "metric": _metric(options, baseline),
         "libraries": library_versions(),
         "machine": {"processor": platform.machine(), "python": platform.python_version()},
     }

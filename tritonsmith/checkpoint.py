@@ -50,6 +50,8 @@ class Checkpoint:
     max_length: int
     """The longest sequence that the model takes, in tokens, special tokens included."""
     vocab_size: int
+    labels: tuple[str, ...] = ()
+    """The names of a classifier's classes or tags by number; empty for other tasks."""
     trust_remote_code: bool = False
 
 
@@ -84,6 +86,7 @@ def resolve(model: str, runner: JobRunner, task: str = "auto", trust_remote_code
         model_type=str(config.get("model_type", "unknown")),
         max_length=_max_length(config, path),
         vocab_size=int(config.get("vocab_size", 0)),
+        labels=_labels(config, found_task),
         trust_remote_code=trust_remote_code,
     )
 
@@ -180,6 +183,14 @@ def _task_of(config: dict[str, Any], path: Path) -> Task:
             f"{path / 'config.json'}: names {found}, which stands for no task; pass --task, one of {', '.join(Task)}"
         )
     return task
+
+
+def _labels(config: dict[str, Any], task: Task) -> tuple[str, ...]:
+    if task not in (Task.TEXT_CLASSIFICATION, Task.TOKEN_CLASSIFICATION):
+        return ()
+    # transformers leaves the names out where they are its default.
+    names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    return tuple(str(names[number]) for number in sorted(names, key=int))
 
 
 def _max_length(config: dict[str, Any], path: Path) -> int:

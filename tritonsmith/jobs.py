@@ -36,6 +36,7 @@ _MODULES = {
     "openvino": "tritonsmith.stages.openvino",
     "reference": "tritonsmith.verify.reference",
     "parity": "tritonsmith.verify.parity",
+    "metric": "tritonsmith.verify.metric",
 }
 _LIBRARIES = ("nncf", "numpy", "onnx", "openvino", "optimum-onnx", "peft", "tokenizers", "torch", "transformers")
 _RESULT = "result.json"
@@ -87,8 +88,9 @@ def library_versions() -> dict[str, str]:
 @cache
 def _code_hash() -> str:
     """Hash what the jobs execute and the texts that they verify on."""
-    modules = [*(PACKAGE / "stages").glob("*.py"), *(PACKAGE / "verify").glob("*.py")]
-    modules += [PACKAGE / name for name in ("artifact.py", "engines.py", "inputs.py", "tasks.py")] + [ASSETS / "texts.json"]
+    modules = [path for folder in ("stages", "verify", "metrics") for path in (PACKAGE / folder).glob("*.py")]
+    modules += [PACKAGE / name for name in ("artifact.py", "datasets.py", "engines.py", "inputs.py", "tasks.py")]
+    modules.append(ASSETS / "texts.json")
     return sha256_json({str(path.relative_to(PACKAGE)): sha256_file(path) for path in modules})
 
 

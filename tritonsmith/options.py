@@ -36,6 +36,11 @@ class BuildOptions:
     max_queue_delay_microseconds: int = 0
     num_versions: int = 1
     intra_op_thread_count: int = 0
+    dataset: Path | None = None
+    """Examples of the task in the format of `tritonsmith.datasets`: the metric that gates the build is computed on them."""
+    dataset_limit: int | None = None
+    max_metric_drop: str = "1%"
+    """How much of the checkpoint's metric an artifact may lose: a share of it, or points."""
     triton: str = EMBEDDED
     trust_remote_code: bool = False
     cache: Path = field(default_factory=cache_folder)

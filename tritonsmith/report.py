@@ -9,15 +9,18 @@ from rich.table import Table
 from tritonsmith.bench.ladder import RungResult
 from tritonsmith.bench.sequential import LengthResult
 from tritonsmith.build import StageReport
-from tritonsmith.metrics.squad import Scores
+from tritonsmith.metrics.scoring import Scores
 
 
-def stage_table(stages: Sequence[StageReport]) -> Table:
+def stage_table(stages: Sequence[StageReport], baseline: Scores | None = None) -> Table:
     """Return the table of a build: one row a stage, with its size, its cost and its distance from the checkpoint."""
     table = Table(title="stages, each compared with the PyTorch checkpoint on real text", title_justify="left")
+    metric = [baseline.metric] if baseline else []
     table.add_column("stage")
-    for column in ("size MB", "max |diff|", "relative L2", "same decision", "seconds", "peak MiB"):
+    for column in ("size MB", "max |diff|", "relative L2", "same decision", *metric, "seconds", "peak MiB"):
         table.add_column(column, justify="right")
+    if baseline:
+        table.add_row("PyTorch", "", "", "", "", f"{baseline.value:.2f}", "", "")
     for stage in stages:
         parity = stage.parity or {}
         agreement = parity.get("top1_agreement")
@@ -27,6 +30,7 @@ def stage_table(stages: Sequence[StageReport]) -> Table:
             f"{parity['max_abs_diff']:.2g}" if parity else "-",
             f"{parity['relative_l2']:.2g}" if parity else "-",
             "-" if agreement is None else f"{agreement:.1%}",
+            *([f"{stage.metric.value:.2f}" if stage.metric else "-"] if baseline else []),
             f"{stage.seconds:.1f}" + (" (cached)" if stage.cached else ""),
             f"{stage.peak_bytes / 2**20:.0f}",
         )
@@ -48,16 +52,16 @@ def latency_table(title: str, results: Sequence[LengthResult]) -> Table:
 
 
 def ladder_table(title: str, results: Sequence[RungResult], scores: Mapping[str, Scores]) -> Table:
-    """Return the article's table: one row a rung, its size, its F1 where measured, median and speed-up at each length."""
+    """Return the article's table: one row a rung, its size, its metric where measured, median and speed-up at each length."""
     table = Table(title=title, title_justify="left")
     table.add_column("rung")
     table.add_column("MB", justify="right")
     if scores:
-        table.add_column("F1", justify="right")
+        table.add_column(next(iter(scores.values())).metric, justify="right")
     for length in results[0].latency:
         table.add_column(f"{length} tokens", justify="right", no_wrap=True)
     for result in results:
         figures = [f"{result.latency[length].p50:.1f}  {result.speedup[length]:.2f}x" for length in result.latency]
-        f1 = [f"{scores[result.name].f1:.2f}"] if scores else []
-        table.add_row(result.name, f"{result.size_bytes / 1e6:.0f}", *f1, *figures)
+        metric = [f"{scores[result.name].value:.2f}"] if scores else []
+        table.add_row(result.name, f"{result.size_bytes / 1e6:.0f}", *metric, *figures)
     return table

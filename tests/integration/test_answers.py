@@ -17,6 +17,7 @@ from tritonsmith.engines import triton_predictor
 from tritonsmith.errors import RequestError, UnknownModelError
 from tritonsmith.inputs import Feed, passages
 from tritonsmith.metrics.extractive import QuestionAnswerer
+from tritonsmith.metrics.model import Model
 from tritonsmith.repository.layout import ModelFolder
 from tritonsmith.stages.loading import load_model
 from tritonsmith.tasks import Task
@@ -55,7 +56,7 @@ def test_tiny_models(served: Served, checkpoint: Callable[[str], Path], architec
 def test_demo_answers_the_article_s_question(served: Served, protocol: str) -> None:
     inputs = served.inputs("demo")
     with served.client(protocol) as client:
-        answerer = QuestionAnswerer(triton_predictor(client, "demo"), inputs._tokenizer, inputs._names)
+        answerer = QuestionAnswerer(Model(triton_predictor(client, "demo"), inputs._tokenizer, inputs._names))
         answer = answerer.answer("Who worked a little bit harder?", passages()[0]["text"])
     assert answer.text == "The second little pig"
 

@@ -69,7 +69,7 @@ def test_ladder_of_the_demo(run_tool: RunTool, tmp_path: Path) -> None:
     assert all(rung["latency"]["16"]["count"] == 3 for rung in document["rungs"])
     assert document["rungs"][0]["speedup"] == {"16": 1.0, "32": 1.0}
     assert document["rungs"][4]["size_bytes"] <= 0.27 * document["rungs"][0]["size_bytes"]
-    assert {name: scores["f1"] for name, scores in document["scores"].items()} == dict.fromkeys(names, 100.0)
+    assert {name: scores["figures"]["f1"] for name, scores in document["scores"].items()} == dict.fromkeys(names, 100.0)
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def test_wrong_head_count_is_corrected_and_would_be_caught(pruned: Callable[[str
     for folder in folders.values():
         folder.mkdir()
     common = {"task": ARCHITECTURES["bert"], "trust_remote_code": False, "max_length": MAX_LENGTH}
-    release = {"model_type": "bert", "vocab_size": 500, "max_opset": 18, "max_ir_version": 10}
+    release = {"model_type": "bert", "vocab_size": 500, "labels": [], "max_opset": 18, "max_ir_version": 10}
     compact.run({"checkpoint": pruned("bert")}, folders["compact"], common)
     export.run({"checkpoint": folders["compact"]}, folders["export"], common | release)
     fuse.run({"artifact": folders["export"]}, folders["fuse"], {"level": "all"})

@@ -23,6 +23,8 @@ class ServedModel:
     pad_token_id: int
     max_length: int | None
     """The model's limit in tokens; None if it is not known here."""
+    labels: tuple[str, ...] = ()
+    """The names of a classifier's classes or tags by number."""
 
     def inputs(self, config: dict[str, Any]) -> TextInputs:
         """Return the maker of feeds, for the input names that the server's config gives."""
@@ -51,14 +53,16 @@ def find(client: Client, model: str, repository: Path, tokenizer: Path | None, t
         file = tokenizer / "tokenizer.json" if tokenizer.is_dir() else tokenizer
         guessed = task or (manifest or {}).get("task") or _task_of_outputs(client.config(model))
         limit = (manifest or {}).get("model_max_length")
-        return ServedModel(model, parse_task(guessed), file, int((manifest or {}).get("pad_token_id", 0)), limit)
+        labels = tuple((manifest or {}).get("labels", ()))
+        return ServedModel(model, parse_task(guessed), file, int((manifest or {}).get("pad_token_id", 0)), limit, labels)
     if manifest is None:
         raise UsageError(
             f"--repository {repository}: holds no published version of {model} that is served; "
             "pass the folder that the server serves, or --tokenizer with the model's tokenizer.json"
         )
     file = folder.version(served[-1]) / "tokenizer.json"
-    return ServedModel(model, Task(manifest["task"]), file, manifest["pad_token_id"], manifest["model_max_length"])
+    labels = tuple(manifest["labels"])
+    return ServedModel(model, Task(manifest["task"]), file, manifest["pad_token_id"], manifest["model_max_length"], labels)
 
 
 def _served_versions(client: Client, model: str) -> set[int]:

@@ -5,52 +5,16 @@ Rajpurkar et al. 2016 and 2018; https://rajpurkar.github.io/SQuAD-explorer/ (eva
 
 from __future__ import annotations
 
-import json
 import re
 import string
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-from tritonsmith.errors import UsageError
+from tritonsmith.datasets import Question
+from tritonsmith.metrics.extractive import Answer
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = set(string.punctuation)
-
-
-@dataclass(frozen=True)
-class Example:
-    """One question of a SQuAD-format file."""
-
-    id: str
-    question: str
-    context: str
-    answers: tuple[str, ...]
-    """The accepted answers; empty for an unanswerable question."""
-
-
-def read_dataset(file: Path) -> list[Example]:
-    """Read a SQuAD v1.1 or v2.0 JSON file.
-
-    Raises:
-        UsageError: no such file, or not of that format.
-    """
-    if not file.is_file():
-        raise UsageError(f"--dataset {file}: no such file")
-    try:
-        articles = json.loads(file.read_text(encoding="utf-8"))["data"]
-        examples = [
-            Example(entry["id"], entry["question"], paragraph["context"], tuple(answer["text"] for answer in entry["answers"]))
-            for article in articles
-            for paragraph in article["paragraphs"]
-            for entry in paragraph["qas"]
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"--dataset {file}: not in SQuAD's JSON format ({type(error).__name__}: {error})") from None
-    if not examples:
-        raise UsageError(f"--dataset {file}: holds no questions")
-    return examples
 
 
 def normalise(text: str) -> str:
@@ -85,18 +49,54 @@ def _f1_of_one(prediction: str, answer: str) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Means over a set of questions, in percent."""
+def score(questions: Sequence[Question], answers: Sequence[Answer], threshold: float = 0.0) -> dict[str, float]:
+    """Return the official script's figures, in percent, with its names.
 
-    questions: int
-    exact_match: float
-    f1: float
+    `exact` and `f1` over all questions. Where some are unanswerable, also `HasAns_*` and `NoAns_*` over either kind, and
+    `best_exact`, `best_f1` with the thresholds that give them.
+
+    Args:
+        questions: with their accepted answers.
+        answers: one a question; `no_answer_score` is the script's no-answer probability.
+        threshold: a question whose no-answer score is above it is taken to be unanswerable. It plays no part where every
+            question has an answer (SQuAD v1.1).
+    """
+    pairs = list(zip(questions, answers, strict=True))
+    has_answer = [bool(question.answers) for question in questions]
+    raw = {
+        "exact": [exact_match(answer.text, question.answers) for question, answer in pairs],
+        "f1": [f1(answer.text, question.answers) for question, answer in pairs],
+    }
+    if all(has_answer):
+        return {name: _percent(values) for name, values in raw.items()}
+    doubts = [answer.no_answer_score for answer in answers]
+    figures: dict[str, float] = {}
+    for name, values in raw.items():
+        scored = [
+            float(not answerable) if doubt > threshold else value
+            for value, answerable, doubt in zip(values, has_answer, doubts, strict=True)
+        ]
+        figures[name] = _percent(scored)
+        for kind, wanted in (("HasAns", True), ("NoAns", False)):
+            chosen = [value for value, answerable in zip(scored, has_answer, strict=True) if answerable is wanted]
+            if chosen:
+                figures[f"{kind}_{name}"] = _percent(chosen)
+        figures[f"best_{name}"], figures[f"best_{name}_thresh"] = _best_threshold(values, has_answer, doubts, answers)
+    return figures
 
 
-def score(examples: Sequence[Example], predictions: Sequence[str]) -> Scores:
-    """Score one prediction an example; an empty one says that the question has no answer."""
-    pairs = list(zip(examples, predictions, strict=True))
-    exact = sum(exact_match(prediction, example.answers) for example, prediction in pairs)
-    overlap = sum(f1(prediction, example.answers) for example, prediction in pairs)
-    return Scores(len(pairs), 100 * exact / len(pairs), 100 * overlap / len(pairs))
+def _best_threshold(
+    values: Sequence[float], has_answer: Sequence[bool], doubts: Sequence[float], answers: Sequence[Answer]
+) -> tuple[float, float]:
+    """Return the best score in percent over all thresholds, and the threshold, as the script finds them."""
+    current = best = float(has_answer.count(False))
+    threshold = 0.0
+    for index in sorted(range(len(values)), key=lambda index: doubts[index]):
+        current += values[index] if has_answer[index] else -float(bool(answers[index].text))
+        if current > best:
+            best, threshold = current, doubts[index]
+    return 100 * best / len(values), threshold
+
+
+def _percent(values: Sequence[float]) -> float:
+    return 100 * sum(values) / len(values)

@@ -19,7 +19,8 @@ def run(inputs: Mapping[str, Path], output: Path, options: Mapping[str, Any]) ->
     """Export `inputs["checkpoint"]`.
 
     Options:
-        task, model_type, max_length (tokens), vocab_size, trust_remote_code; max_opset and max_ir_version of the release.
+        task, model_type, max_length (tokens), vocab_size, labels, trust_remote_code;
+        max_opset and max_ir_version of the release.
 
     Raises:
         CheckpointError: the tokenizer does not fit the model.
@@ -39,6 +40,7 @@ def run(inputs: Mapping[str, Path], output: Path, options: Mapping[str, Any]) ->
         model_type=options["model_type"],
         max_length=options["max_length"],
         pad_token_id=tokenizer.pad_token_id or 0,
+        labels=list(options["labels"]),
         precision="fp32",
     )
     return {}
