@@ -29,6 +29,25 @@ def prune(source: Path, target: Path, task: Task, dead_heads: Sequence[Sequence[
     return target
 
 
+def outlier(source: Path, target: Path, factor: float) -> Path:
+    """Write the BERT `source` to `target` with one value channel of layer 0 scaled up, and down again behind the attention.
+
+    The answers stay the same in floating point; one INT8 scale for the attention's output leaves nothing of the others.
+    """
+    import torch
+    import transformers
+
+    model = transformers.BertForQuestionAnswering.from_pretrained(source)
+    attention = model.bert.encoder.layer[0].attention
+    with torch.no_grad():
+        attention.self.value.weight[0] *= factor
+        attention.self.value.bias[0] *= factor
+        attention.output.dense.weight[:, 0] /= factor
+    model.save_pretrained(target)
+    transformers.AutoTokenizer.from_pretrained(source).save_pretrained(target)
+    return target
+
+
 def _randomise_biases(layer: EncoderLayer) -> None:
     """A fresh checkpoint's biases are zero and would hide a constant that gets lost."""
     for linear in (layer.value, layer.attention_output, layer.ffn_input, layer.ffn_output):

@@ -63,6 +63,13 @@ def main(
     max_metric_drop: Annotated[
         str, typer.Option(help="how much of the checkpoint's metric may be lost: a share such as 1%, or points such as 0.5")
     ] = _DEFAULTS.max_metric_drop,
+    mixed_precision: Annotated[
+        bool, typer.Option(help="where INT8 loses too much, leave the few nodes that cause it in floating point")
+    ] = True,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="examples (as of --dataset) to calibrate int8-static and openvino with [default: packaged texts]"),
+    ] = None,
     triton: Annotated[str, typer.Option(help="Triton release that must be able to load the model")] = _DEFAULTS.triton,
     trust_remote_code: Annotated[bool, typer.Option(help="run Python code that lies beside the weights")] = False,
     json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
@@ -86,6 +93,8 @@ def main(
         dataset=dataset,
         dataset_limit=dataset_limit,
         max_metric_drop=max_metric_drop,
+        mixed_precision=mixed_precision,
+        calibration=calibration,
         triton=triton,
         trust_remote_code=trust_remote_code,
     )

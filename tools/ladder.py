@@ -11,7 +11,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tritonsmith.artifact import Artifact
 from tritonsmith.bench import ladder
-from tritonsmith.build import run_stages
 from tritonsmith.checkpoint import Checkpoint, random_checkpoint, resolve
 from tritonsmith.cli import check_json_target, console, new_app, parse_lengths, print_json, run, write_json
 from tritonsmith.datasets import Example, read_dataset, spread
@@ -26,6 +25,7 @@ from tritonsmith.options import BuildOptions
 from tritonsmith.paths import cache_folder
 from tritonsmith.recipes import parse_recipe
 from tritonsmith.report import ladder_table
+from tritonsmith.stage_runs import run_stages
 
 _HELP = (
     "Build every rung of the given recipes and measure them in turns in one process, against PyTorch eager in FP32 with the "

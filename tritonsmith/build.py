@@ -11,36 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import tritonsmith
-from tritonsmith.artifact import Artifact, read_artifact
+from tritonsmith.artifact import Artifact
 from tritonsmith.checkpoint import Checkpoint, resolve
 from tritonsmith.errors import UsageError
-from tritonsmith.gate import Gate, check_dataset
+from tritonsmith.gate import check_datasets
 from tritonsmith.hashing import sha256_file
-from tritonsmith.jobs import Job, JobResult, JobRunner, library_versions
+from tritonsmith.jobs import JobRunner, library_versions
 from tritonsmith.metrics.scoring import Scores
 from tritonsmith.options import BuildOptions, check_options
 from tritonsmith.recipes import precision_of
 from tritonsmith.releases import find_release
 from tritonsmith.repository.model_config import DynamicBatching, InstanceGroup, ModelConfig, from_graph, render
 from tritonsmith.repository.publish import Published, publish
-
-
-@dataclass(frozen=True)
-class StageReport:
-    """One stage of a build: what it made, what it cost, and how it compares with the checkpoint."""
-
-    stage: str
-    folder: str
-    """Its output in the cache."""
-    size_bytes: int
-    seconds: float
-    peak_bytes: int
-    cached: bool
-    facts: dict[str, Any]
-    parity: dict[str, Any] | None
-    """None for a stage that makes a checkpoint; its own check is in its facts."""
-    metric: Scores | None
-    """None without a dataset, and for a stage that makes a checkpoint."""
+from tritonsmith.stage_runs import StageReport, run_stages
 
 
 @dataclass(frozen=True)
@@ -69,6 +52,13 @@ def notes_on(options: BuildOptions, reports: Sequence[StageReport] = ()) -> list
         elif report.stage == "compact":
             left = report.facts["parameters"] / report.facts["parameters_before"]
             notes.append(f"compact left {left:.1%} of the parameters")
+        elif report.facts.get("left_in_float"):
+            names = report.facts["left_in_float"]
+            listed = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+            noun = "node" if len(names) == 1 else "nodes"
+            notes.append(f"{report.stage} left {len(names)} {noun} in floating point to stay within its limits: {listed}")
+        if report.facts.get("calibrated_on_packaged_texts") and options.device == "gpu":
+            notes.append(f"{report.stage} was calibrated on the packaged English texts; --calibration takes your own")
     return notes
 
 
@@ -84,7 +74,7 @@ def build(options: BuildOptions, on_start: Callable[[str], None] | None = None) 
     checkpoint = resolve(options.model, runner, options.task, options.trust_remote_code)
     if options.max_length > checkpoint.max_length:
         raise UsageError(f"--max-length {options.max_length}: {options.model} takes at most {checkpoint.max_length} tokens")
-    check_dataset(options, checkpoint.task)
+    check_datasets(options, checkpoint.task)
     name = options.name or default_name(options.model)
     reports, artifact, baseline = run_stages(options, checkpoint, runner)
     config = _config(options, name, artifact)
@@ -102,62 +92,6 @@ def default_name(model: str) -> str:
     """Return the model name for MODEL when the user gives none: the last part of its path or id."""
     last = Path(model.partition("@")[0]).expanduser().resolve().name
     return re.sub(r"[^A-Za-z0-9_.-]", "_", last).lstrip(".-") or "model"
-
-
-def run_stages(
-    options: BuildOptions, checkpoint: Checkpoint, runner: JobRunner
-) -> tuple[list[StageReport], Artifact, Scores | None]:
-    """Run the recipe's stages one after another, then hold every artifact against the checkpoint that the user gave.
-
-    Returns:
-        What was found of each stage, the last stage's artifact, and the checkpoint's own metric where a dataset is given.
-
-    Raises:
-        TritonsmithError: a stage failed, or an artifact did not pass.
-    """
-    side, folder, sha256 = "checkpoint", checkpoint.path, checkpoint.sha256
-    results = []
-    for stage in options.stages:
-        job = Job(stage, _stage_options(stage, options, checkpoint), {side: folder}, {side: sha256})
-        results.append(runner.run(job))
-        folder, sha256 = results[-1].folder, results[-1].sha256
-        if stage == "export":
-            side = "artifact"
-    export = next(result for result in results if result.kind == "export")
-    gate = Gate(options, checkpoint, export, runner)
-    return [_report(result, gate) for result in results], read_artifact(folder), gate.baseline
-
-
-def _stage_options(stage: str, options: BuildOptions, checkpoint: Checkpoint) -> dict[str, Any]:
-    release = find_release(options.triton)
-    common = {"task": checkpoint.task, "trust_remote_code": options.trust_remote_code}
-    if stage == "compact":
-        return common
-    if stage == "fuse":
-        return {"level": "all"}
-    if stage == "openvino":
-        return {"max_length": options.max_length}
-    if stage != "export":
-        return {}
-    return common | {
-        "model_type": checkpoint.model_type,
-        "max_length": checkpoint.max_length,
-        "vocab_size": checkpoint.vocab_size,
-        "labels": list(checkpoint.labels),
-        "max_opset": release.max_opset,
-        "max_ir_version": release.max_ir_version,
-    }
-
-
-def _report(stage: JobResult, gate: Gate) -> StageReport:
-    """Hold a stage's artifact against the checkpoint; one that makes a checkpoint has checked itself."""
-    costs = stage.seconds, stage.peak_bytes, stage.cached, stage.facts
-    if stage.kind == "compact":
-        size = sum(file.stat().st_size for file in stage.folder.glob("*.safetensors"))
-        return StageReport(stage.kind, str(stage.folder), size, *costs, None, None)
-    verdict = gate.check(stage)
-    size = read_artifact(stage.folder).size_bytes
-    return StageReport(stage.kind, str(stage.folder), size, *costs, verdict.parity, verdict.metric)
 
 
 def _config(options: BuildOptions, name: str, artifact: Artifact) -> ModelConfig:
@@ -184,8 +118,16 @@ def _metric(options: BuildOptions, baseline: Scores | None) -> dict[str, Any] | 
     """Return what the stages' metrics were held against."""
     if baseline is None or options.dataset is None:
         return None
-    dataset = {"name": options.dataset.name, "sha256": sha256_file(options.dataset), "limit": options.dataset_limit}
-    return {"checkpoint": asdict(baseline), "dataset": dataset, "max_metric_drop": options.max_metric_drop}
+    return {
+        "checkpoint": asdict(baseline),
+        "dataset": _file(options.dataset),
+        "limit": options.dataset_limit,
+        "max_metric_drop": options.max_metric_drop,
+    }
+
+
+def _file(path: Path | None) -> dict[str, str] | None:
+    return {"name": path.name, "sha256": sha256_file(path)} if path else None
 
 
 def _openvino_parameters() -> dict[str, str]:
@@ -233,6 +175,7 @@ def _manifest(
             for report in reports
         ],
         "metric": _metric(options, baseline),
+        "calibration": _file(options.calibration),
         "libraries": library_versions(),
         "machine": {"processor": platform.machine(), "python": platform.python_version()},
     }

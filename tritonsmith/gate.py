@@ -9,7 +9,7 @@ from typing import Any
 
 from tritonsmith.artifact import read_artifact
 from tritonsmith.checkpoint import Checkpoint
-from tritonsmith.datasets import read_dataset
+from tritonsmith.datasets import read_dataset, spread
 from tritonsmith.errors import UsageError, VerificationError
 from tritonsmith.hashing import sha256_file
 from tritonsmith.jobs import Job, JobResult, JobRunner
@@ -44,12 +44,14 @@ def parse_drop(text: str) -> MetricDrop:
     return MetricDrop(text)
 
 
-def check_dataset(options: BuildOptions, task: Task) -> None:
-    """Raise UsageError for a dataset that cannot gate a build of `task`."""
+def check_datasets(options: BuildOptions, task: Task) -> None:
+    """Raise UsageError for a dataset that cannot gate a build of `task`, or texts that cannot calibrate one."""
     parse_drop(options.max_metric_drop)
     if options.dataset is not None:
         check_scorable(task)
-        read_dataset(options.dataset, task)
+        spread(read_dataset(options.dataset, task), options.dataset_limit)
+    if options.calibration is not None:
+        read_dataset(options.calibration, task, "--calibration")
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from tritonsmith.errors import UsageError
 from tritonsmith.paths import cache_folder
-from tritonsmith.recipes import PRECISIONS, parse_recipe, precision_of
+from tritonsmith.recipes import PRECISIONS, parse_recipe
 from tritonsmith.releases import EMBEDDED, find_release
 
-DEVICES = ("cpu", "gpu")
 MIN_MAX_LENGTH = 16
 """In tokens; verification compares lengths from 8 up to the maximum."""
 
@@ -41,6 +40,10 @@ class BuildOptions:
     dataset_limit: int | None = None
     max_metric_drop: str = "1%"
     """How much of the checkpoint's metric an artifact may lose: a share of it, or points."""
+    mixed_precision: bool = True
+    """Leave the nodes that lose most in floating point where INT8 does not pass otherwise."""
+    calibration: Path | None = None
+    """Examples that a static quantiser learns the range of activations from; None: the packaged texts."""
     triton: str = EMBEDDED
     trust_remote_code: bool = False
     cache: Path = field(default_factory=cache_folder)
@@ -48,7 +51,7 @@ class BuildOptions:
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages to run, in their order."""
-        return parse_recipe(self.recipe) if self.recipe is not None else PRECISIONS[self.precision or "fp32"]
+        return parse_recipe(self.recipe) if self.recipe is not None else PRECISIONS[self.device][self.precision or "fp32"]
 
     @property
     def batches_dynamically(self) -> bool:
@@ -86,13 +89,14 @@ def check_options(options: BuildOptions) -> None:
 def _check_recipe(options: BuildOptions) -> None:
     if options.precision is not None and options.recipe is not None:
         raise UsageError("--precision: goes without --recipe, which has a precision of its own")
-    if options.precision is not None and options.precision not in PRECISIONS:
-        raise UsageError(f"--precision {options.precision}: unknown; expected one of {', '.join(PRECISIONS)}")
-    if options.device not in DEVICES:
-        raise UsageError(f"--device {options.device}: unknown; expected one of {', '.join(DEVICES)}")
-    if options.device == "gpu" and precision_of(options.stages) == "int8":
-        asked = f"--recipe {options.recipe}" if options.recipe else "--precision int8"
-        raise UsageError(f"{asked}: dynamic and OpenVINO's int8 run on the CPU only; use fp16 with --device gpu")
+    if options.device not in PRECISIONS:
+        raise UsageError(f"--device {options.device}: unknown; expected one of {', '.join(PRECISIONS)}")
+    if options.precision is not None and options.precision not in PRECISIONS[options.device]:
+        raise UsageError(f"--precision {options.precision}: unknown; expected one of {', '.join(PRECISIONS[options.device])}")
+    if options.device == "gpu" and options.stages[-1] in ("int8-dynamic", "openvino"):
+        raise UsageError(
+            f"--recipe {options.recipe}: {options.stages[-1]} runs on the CPU only; use fp16 or int8-static with --device gpu"
+        )
 
 
 def _check_batching(options: BuildOptions) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from tritonsmith.errors import UsageError
 
-PRECISIONS = {"fp32": ("export",), "fp16": ("export", "fp16"), "int8": ("export", "int8-dynamic")}
-"""The recipe of each precision; INT8 of the raw export is the faster graph."""
+PRECISIONS = {
+    "cpu": {"fp32": ("export",), "fp16": ("export", "fp16"), "int8": ("export", "int8-dynamic")},
+    "gpu": {"fp32": ("export",), "fp16": ("export", "fp16"), "int8": ("export", "int8-static")},
+}
+"""The recipe of each precision by device; INT8 of the raw export is the faster graph."""
 
-_FINAL = {"fp16": "fp16", "int8-dynamic": "int8", "openvino": "int8"}
+_FINAL = {"fp16": "fp16", "int8-dynamic": "int8", "int8-static": "int8", "openvino": "int8"}
 """The stages that change the precision, one of them at most, and what they change it to."""
 ORDER = ("compact", "export", "fuse", *_FINAL)
 
@@ -29,8 +32,9 @@ def parse_recipe(text: str) -> tuple[str, ...]:
     final = [stage for stage in stages if stage in _FINAL]
     if len(final) > 1:
         raise UsageError(f"--recipe {text}: {' and '.join(final)} exclude each other")
-    if {"fuse", "openvino"} <= set(stages):
-        raise UsageError(f"--recipe {text}: openvino reads the raw export and fuses itself; leave fuse out")
+    for stage in ("int8-static", "openvino"):
+        if {"fuse", stage} <= set(stages):
+            raise UsageError(f"--recipe {text}: {stage} reads the raw export and its runtime fuses it; leave fuse out")
     return stages
 
 

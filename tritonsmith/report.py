@@ -8,16 +8,21 @@ from rich.table import Table
 
 from tritonsmith.bench.ladder import RungResult
 from tritonsmith.bench.sequential import LengthResult
-from tritonsmith.build import StageReport
 from tritonsmith.metrics.scoring import Scores
+from tritonsmith.stage_runs import StageReport
 
 
 def stage_table(stages: Sequence[StageReport], baseline: Scores | None = None) -> Table:
     """Return the table of a build: one row a stage, with its size, its cost and its distance from the checkpoint."""
-    table = Table(title="stages, each compared with the PyTorch checkpoint on real text", title_justify="left")
+    table = Table(
+        title="stages, each compared with the PyTorch checkpoint on real text",
+        title_justify="left",
+        caption="same: equal decisions; MiB: peak memory" + ("; *: from the cache" if any(s.cached for s in stages) else ""),
+        caption_justify="left",
+    )
     metric = [baseline.metric] if baseline else []
     table.add_column("stage")
-    for column in ("size MB", "max |diff|", "relative L2", "same decision", *metric, "seconds", "peak MiB"):
+    for column in ("MB", "max diff", "rel. L2", "same", *metric, "seconds", "MiB"):
         table.add_column(column, justify="right")
     if baseline:
         table.add_row("PyTorch", "", "", "", "", f"{baseline.value:.2f}", "", "")
@@ -31,7 +36,7 @@ def stage_table(stages: Sequence[StageReport], baseline: Scores | None = None) -
             f"{parity['relative_l2']:.2g}" if parity else "-",
             "-" if agreement is None else f"{agreement:.1%}",
             *([f"{stage.metric.value:.2f}" if stage.metric else "-"] if baseline else []),
-            f"{stage.seconds:.1f}" + (" (cached)" if stage.cached else ""),
+            f"{stage.seconds:.1f}" + ("*" if stage.cached else ""),
             f"{stage.peak_bytes / 2**20:.0f}",
         )
     return table

@@ -55,10 +55,14 @@ class Model:
             self.tokenizer.no_truncation()
         return [encoding, *encoding.overflowing]
 
+    def feed(self, window: Encoding) -> Feed:
+        """Return a window as the engine's inputs [1, sequence]."""
+        values = {"input_ids": window.ids, "attention_mask": window.attention_mask, "token_type_ids": window.type_ids}
+        return {name: np.array([values[name]], dtype=np.int64) for name in self.input_names}
+
     def answer(self, window: Encoding) -> Feed:
         """Return the engine's outputs [1, ...] for one window."""
-        values = {"input_ids": window.ids, "attention_mask": window.attention_mask, "token_type_ids": window.type_ids}
-        return self.predict({name: np.array([values[name]], dtype=np.int64) for name in self.input_names})
+        return self.predict(self.feed(window))
 
     def track(self, examples: Iterable[T]) -> Iterable[T]:
         """Yield the examples, telling `on_example` of each that is done."""

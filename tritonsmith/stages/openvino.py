@@ -22,7 +22,7 @@ def run(inputs: Mapping[str, Path], output: Path, options: Mapping[str, Any]) ->
     """Quantise `inputs["artifact"]`, a raw export; the facts count its matrix products.
 
     Options:
-        max_length: the longest calibration text, in tokens.
+        max_length: the longest calibration text, in tokens; exclude: names of nodes to leave in floating point.
 
     Raises:
         StageError: OpenVINO or nncf is not installed or cannot read the graph, or nothing was quantised.
@@ -39,9 +39,13 @@ def run(inputs: Mapping[str, Path], output: Path, options: Mapping[str, Any]) ->
         model = openvino.Core().read_model(source.model)
     except RuntimeError as error:
         raise StageError(f"openvino: cannot read the graph: {str(error).strip().splitlines()[-1]}") from error
-    feeds = calibration_feeds(source, int(options["max_length"]))
+    feeds = calibration_feeds(source, inputs, int(options["max_length"]))
+    # Names that OpenVINO has folded away by reading the graph are none of nncf's.
+    ignored = nncf.IgnoredScope(names=list(options["exclude"]), validate=False)
     try:
-        quantised = nncf.quantize(model, nncf.Dataset(feeds), subset_size=len(feeds), model_type=nncf.ModelType.TRANSFORMER)
+        quantised = nncf.quantize(
+            model, nncf.Dataset(feeds), subset_size=len(feeds), model_type=nncf.ModelType.TRANSFORMER, ignored_scope=ignored
+        )
     except Exception as error:  # nncf's own errors share no base class, and OpenVINO's are RuntimeErrors
         reason = str(error).strip().splitlines()[0]
         raise StageError(f"openvino: nncf cannot quantise {source.model_type}: {reason}; use int8-dynamic instead") from error
@@ -54,5 +58,7 @@ def run(inputs: Mapping[str, Path], output: Path, options: Mapping[str, Any]) ->
         "quantised_activations": counts["FakeQuantize"],
         "matmuls": counts["MatMul"],
         "calibration_texts": len(feeds),
+        "left_in_float": list(options["exclude"]),
+        "calibrated_on_packaged_texts": "calibration" not in inputs,
         "precision_of_the_rest": openvino_precision(),
     }
