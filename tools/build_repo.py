@@ -13,7 +13,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from tritonsmith.build import BuildResult, build
 from tritonsmith.cli import console, new_app, print_json, run
 from tritonsmith.options import BuildOptions
-from tritonsmith.recipes import ORDER
+from tritonsmith.recipes import FUSE_LEVELS, ORDER
 from tritonsmith.report import stage_table
 from tritonsmith.tasks import Task
 
@@ -70,6 +70,7 @@ def main(
         Path | None,
         typer.Option(help="examples (as of --dataset) to calibrate int8-static and openvino with [default: packaged texts]"),
     ] = None,
+    fuse_level: Annotated[str, typer.Option(help=f"of the fuse stage: {', '.join(FUSE_LEVELS)}")] = _DEFAULTS.fuse_level,
     triton: Annotated[str, typer.Option(help="Triton release that must be able to load the model")] = _DEFAULTS.triton,
     trust_remote_code: Annotated[bool, typer.Option(help="run Python code that lies beside the weights")] = False,
     json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
@@ -95,6 +96,7 @@ def main(
         max_metric_drop=max_metric_drop,
         mixed_precision=mixed_precision,
         calibration=calibration,
+        fuse_level=fuse_level,
         triton=triton,
         trust_remote_code=trust_remote_code,
     )

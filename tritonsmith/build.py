@@ -45,7 +45,8 @@ def notes_on(options: BuildOptions, reports: Sequence[StageReport] = ()) -> list
     if options.device == "cpu" and precision_of(options.stages) == "fp16":
         notes.append("fp16 on a CPU runs at FP32 speed; it halves the size only (int8 is the fast one)")
     if options.stages[-1] == "int8-dynamic" and options.batches_dynamically:
-        notes.append("dynamic int8 takes one activation scale over a batch: answers depend a little on their batch mates")
+        moved = f": logits moved by up to {_batch_diff(reports):.2g}" if reports else ""
+        notes.append(f"dynamic int8 takes one activation scale over a batch, so answers depend on their batch mates{moved}")
     for report in reports:
         if report.stage == "compact" and report.facts["nothing_to_cut"]:
             notes.append("compact found nothing to cut: no attention head or FFN neuron is zero")
@@ -57,6 +58,9 @@ def notes_on(options: BuildOptions, reports: Sequence[StageReport] = ()) -> list
             listed = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
             noun = "node" if len(names) == 1 else "nodes"
             notes.append(f"{report.stage} left {len(names)} {noun} in floating point to stay within its limits: {listed}")
+        elif report.facts.get("overflow_nodes_kept"):
+            count, largest = len(report.facts["overflow_nodes_kept"]), report.facts["largest_activation"]
+            notes.append(f"fp16 left {count} nodes in FP32: activations reach {largest:.3g}, FP16 ends at 65504")
         if report.facts.get("calibrated_on_packaged_texts") and options.device == "gpu":
             notes.append(f"{report.stage} was calibrated on the packaged English texts; --calibration takes your own")
     return notes
@@ -86,6 +90,11 @@ def build(options: BuildOptions, on_start: Callable[[str], None] | None = None) 
         _manifest(options, name, checkpoint, artifact, reports, baseline),
     )
     return BuildResult(name, published, checkpoint, reports, baseline, notes_on(options, reports))
+
+
+def _batch_diff(reports: Sequence[StageReport]) -> float:
+    parity = reports[-1].parity
+    return float(parity["batch_max_abs_diff"]) if parity else 0.0
 
 
 def default_name(model: str) -> str:

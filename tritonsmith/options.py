@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tritonsmith.errors import UsageError
 from tritonsmith.paths import cache_folder
-from tritonsmith.recipes import PRECISIONS, parse_recipe
+from tritonsmith.recipes import FUSE_LEVELS, PRECISIONS, parse_recipe
 from tritonsmith.releases import EMBEDDED, find_release
 
 MIN_MAX_LENGTH = 16
@@ -42,6 +42,7 @@ class BuildOptions:
     """How much of the checkpoint's metric an artifact may lose: a share of it, or points."""
     mixed_precision: bool = True
     """Leave the nodes that lose most in floating point where INT8 does not pass otherwise."""
+    fuse_level: str = "all"
     calibration: Path | None = None
     """Examples that a static quantiser learns the range of activations from; None: the packaged texts."""
     triton: str = EMBEDDED
@@ -93,6 +94,8 @@ def _check_recipe(options: BuildOptions) -> None:
         raise UsageError(f"--device {options.device}: unknown; expected one of {', '.join(PRECISIONS)}")
     if options.precision is not None and options.precision not in PRECISIONS[options.device]:
         raise UsageError(f"--precision {options.precision}: unknown; expected one of {', '.join(PRECISIONS[options.device])}")
+    if options.fuse_level not in FUSE_LEVELS:
+        raise UsageError(f"--fuse-level {options.fuse_level}: unknown; expected one of {', '.join(FUSE_LEVELS)}")
     if options.device == "gpu" and options.stages[-1] in ("int8-dynamic", "openvino"):
         raise UsageError(
             f"--recipe {options.recipe}: {options.stages[-1]} runs on the CPU only; use fp16 or int8-static with --device gpu"

@@ -10,6 +10,9 @@ PRECISIONS = {
 }
 """The recipe of each precision by device; INT8 of the raw export is the faster graph."""
 
+FUSE_LEVELS = ("basic", "extended", "all")
+"""`basic`: layer norms and activations; `extended`: attention too; `all`: biases and skips merged with their neighbours."""
+
 _FINAL = {"fp16": "fp16", "int8-dynamic": "int8", "int8-static": "int8", "openvino": "int8"}
 """The stages that change the precision, one of them at most, and what they change it to."""
 ORDER = ("compact", "export", "fuse", *_FINAL)

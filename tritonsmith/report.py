@@ -17,15 +17,16 @@ def stage_table(stages: Sequence[StageReport], baseline: Scores | None = None) -
     table = Table(
         title="stages, each compared with the PyTorch checkpoint on real text",
         title_justify="left",
-        caption="same: equal decisions; MiB: peak memory" + ("; *: from the cache" if any(s.cached for s in stages) else ""),
+        caption="same: equal decisions; batch: max diff in a batch from alone; MiB: peak memory"
+        + ("; *: from the cache" if any(s.cached for s in stages) else ""),
         caption_justify="left",
     )
     metric = [baseline.metric] if baseline else []
     table.add_column("stage")
-    for column in ("MB", "max diff", "rel. L2", "same", *metric, "seconds", "MiB"):
+    for column in ("MB", "max diff", "rel. L2", "same", "batch", *metric, "seconds", "MiB"):
         table.add_column(column, justify="right")
     if baseline:
-        table.add_row("PyTorch", "", "", "", "", f"{baseline.value:.2f}", "", "")
+        table.add_row("PyTorch", "", "", "", "", "", f"{baseline.value:.2f}", "", "")
     for stage in stages:
         parity = stage.parity or {}
         agreement = parity.get("top1_agreement")
@@ -35,6 +36,7 @@ def stage_table(stages: Sequence[StageReport], baseline: Scores | None = None) -
             f"{parity['max_abs_diff']:.2g}" if parity else "-",
             f"{parity['relative_l2']:.2g}" if parity else "-",
             "-" if agreement is None else f"{agreement:.1%}",
+            f"{parity['batch_max_abs_diff']:.2g}" if parity else "-",
             *([f"{stage.metric.value:.2f}" if stage.metric else "-"] if baseline else []),
             f"{stage.seconds:.1f}" + ("*" if stage.cached else ""),
             f"{stage.peak_bytes / 2**20:.0f}",

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 
 from tests.checkpoints import ARCHITECTURES, MAX_LENGTH, make_tokenizer
 from tests.conftest import RunTool
+from tests.pruning import outlier
 from tritonsmith import jobs
 from tritonsmith.build import build
 from tritonsmith.errors import CheckpointError, StageError, UsageError, VerificationError
@@ -23,6 +24,8 @@ from tritonsmith.inputs import TextInputs, load_tokenizer, passages
 from tritonsmith.options import BuildOptions
 from tritonsmith.repository.layout import ModelFolder
 from tritonsmith.repository.model_config import parse
+from tritonsmith.stages.export import check_inference
+from tritonsmith.stages.fp16 import check_overflow
 from tritonsmith.stages.loading import load_model
 from tritonsmith.tasks import Task
 from tritonsmith.verify import TOLERANCES, Tolerance
@@ -249,6 +252,58 @@ def test_weight_beyond_fp16_is_named(build_tiny: Build, checkpoint: Callable[[st
     save_file(weights, large / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(StageError, match=r"fp16: weight .* reaches 1e\+06"):
         build_tiny(model=large, precision="fp16")
+
+
+def test_activations_beyond_fp16_stay_in_fp32(build_tiny: Build, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    """A CPU computes FP16 graphs in FP32 and would not show it: the values are found on text, and kept out of FP16."""
+    result = build_tiny(model=outlier(checkpoint("bert"), tmp_path / "large", factor=1e5), precision="fp16")
+    facts = result.stages[1].facts
+    assert facts["largest_activation"] > 65504
+    assert "/bert/encoder/layer.0/attention/self/value/MatMul" in facts["overflow_nodes_kept"]
+    assert any("FP16 ends at 65504" in note for note in result.notes)
+    graph = onnx.load(result.published.folder / "model.onnx")
+    halves = {value.name for value in graph.graph.value_info if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16}
+    kept = {name for node in graph.graph.node if node.name in facts["overflow_nodes_kept"] for name in node.output}
+    assert not kept & halves
+    assert build_tiny(precision="fp16").stages[1].facts["overflow_nodes_kept"] == []
+
+
+def test_an_overflow_that_reaches_fp16_is_named() -> None:
+    nodes = [
+        onnx.helper.make_node("Cast", ["big"], ["half"], to=onnx.TensorProto.FLOAT16),
+        onnx.helper.make_node("Relu", ["half"], ["out"]),
+    ]
+    graph = onnx.helper.make_graph(nodes, "g", [], [])
+    with pytest.raises(StageError, match="values of big overflow"):
+        check_overflow(graph, {"big"})
+    del graph.node[1]
+    check_overflow(graph, {"big"})
+
+
+def test_training_mode_is_caught(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    """ONNX Runtime happens to skip dropout when it infers; another runtime drops values at random."""
+    import torch
+
+    model = load_model(checkpoint("bert"), Task.QUESTION_ANSWERING, trust_remote_code=False)
+    feed = {name: torch.ones((1, 16), dtype=torch.int64) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    for mode in (torch.onnx.TrainingMode.EVAL, torch.onnx.TrainingMode.TRAINING):
+        model.train(mode is torch.onnx.TrainingMode.TRAINING)
+        file = tmp_path / f"{mode.name}.onnx"
+        torch.onnx.export(
+            model, (), file, kwargs=feed, opset_version=18, training=mode, do_constant_folding=False, dynamo=False
+        )
+    check_inference(onnx.load(tmp_path / "EVAL.onnx").graph)
+    with pytest.raises(StageError, match=r"Dropout operators: .* training mode"):
+        check_inference(onnx.load(tmp_path / "TRAINING.onnx").graph)
+
+
+def test_dynamic_int8_depends_on_its_batch_mates_and_says_so(build_tiny: Build) -> None:
+    moved = {}
+    for precision in ("fp32", "int8"):
+        result = build_tiny(precision=precision, dynamic_batching=True)
+        moved[precision] = result.stages[-1].parity["batch_max_abs_diff"]
+    assert moved["fp32"] < 1e-4 < 1e-3 < moved["int8"]
+    assert f"logits moved by up to {moved['int8']:.2g}" in result.notes[0]
 
 
 def test_length_above_the_model_s(build_tiny: Build) -> None:

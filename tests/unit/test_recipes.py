@@ -74,6 +74,23 @@ def test_fuse_gives_each_layer_its_own_heads(
     assert fused.parity["relative_l2"] < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("level", "operators"),
+    [
+        ("basic", {"Gelu": 2, "LayerNormalization": 5}),
+        ("extended", {"Attention": 2, "Gelu": 2, "LayerNormalization": 5}),
+        ("all", {"Attention": 2, "BiasGelu": 2, "EmbedLayerNormalization": 1, "SkipLayerNormalization": 4}),
+    ],
+)
+def test_fuse_levels(
+    job_cache: Path, tmp_path: Path, checkpoint: Callable[[str], Path], level: str, operators: dict[str, int]
+) -> None:
+    repository = tmp_path / "repository"
+    options = {"recipe": "export,fuse", "max_length": MAX_LENGTH, "repository": repository, "cache": job_cache}
+    result = build(BuildOptions(str(checkpoint("bert")), "m", fuse_level=level, **options))  # type: ignore[arg-type]
+    assert result.stages[-1].facts["fused"] == operators
+
+
 @pytest.mark.parametrize("last", ["fp16", "int8-dynamic"])
 def test_fused_graph_is_converted(build_recipe: Callable[..., BuildResult], pruned: Callable[[str], Path], last: str) -> None:
     result = build_recipe(pruned("bert"), f"compact,export,fuse,{last}")
@@ -112,7 +129,7 @@ def test_architecture_that_nncf_cannot_quantise_is_named(
     ("options", "message"),
     [
         ({"max_batch_size": 4}, "--max-batch-size 4"),
-        ({"device": "gpu"}, "run on the CPU"),
+        ({"device": "gpu"}, "runs on the CPU"),
         ({"dynamic_batching": True}, "needs"),
     ],
 )

@@ -144,6 +144,7 @@ def test_lengths() -> None:
         ({"precision": "fp8"}, "--precision fp8"),
         ({"device": "tpu"}, "--device tpu"),
         ({"device": "gpu", "recipe": "export,int8-dynamic"}, "int8-dynamic runs on the CPU only"),
+        ({"fuse_level": "most"}, "--fuse-level most"),
         ({"max_length": 8}, "--max-length 8"),
         ({"num_versions": 0}, "--num-versions 0"),
         ({"intra_op_thread_count": -1}, "--intra-op-thread-count"),

@@ -11,6 +11,15 @@ from tritonsmith.errors import CheckpointError, StageError
 from tritonsmith.stages.loading import load_model, load_tokenizer
 from tritonsmith.tasks import Task
 
+_RANDOM_OPERATORS = {
+    "Bernoulli",
+    "Dropout",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+}
 _OPSET = 18
 """What optimum exports with; ORT's graph optimizer recognises the patterns of this opset."""
 
@@ -72,6 +81,15 @@ def _export(checkpoint: Path, output: Path, task: Task, trust: bool, opset: int)
         raise StageError(f"export: {model.config.model_type} cannot be exported for {task}: {reason}") from error
 
 
+def check_inference(graph: Any) -> None:
+    """Raise StageError for a graph that was exported in training mode: it drops values at random."""
+    random = sorted({node.op_type for node in graph.node} & _RANDOM_OPERATORS)
+    if random:
+        raise StageError(
+            f"export: the graph has {random[0]} operators: it was exported in training mode and would answer at random"
+        )
+
+
 def _lower_ir_version(file: Path, max_ir_version: int) -> None:
     """Stamp an IR version that the release reads; newer IRs differ only in features that no encoder uses."""
     import onnx
@@ -80,6 +98,7 @@ def _lower_ir_version(file: Path, max_ir_version: int) -> None:
     if model.ir_version > max_ir_version:
         model.ir_version = max_ir_version
         file.write_bytes(model.SerializeToString())
+    check_inference(model.graph)
     domains = {entry.domain for entry in model.opset_import} - {"", "ai.onnx"}
     if domains:
         raise StageError(f"export: the graph uses operators of {sorted(domains)[0]}, which the raw export must not have")

@@ -18,9 +18,6 @@ from typing import Any
 from tritonsmith.artifact import MODEL_FILE, carry_over, read_artifact
 from tritonsmith.errors import StageError
 
-LEVELS = ("basic", "extended", "all")
-"""`basic`: layer norms and activations; `extended`: attention too; `all`: biases and skips merged with their neighbours."""
-
 _OPTIMIZER_TYPES = {"bert": "bert", "roberta": "bert", "xlm-roberta": "bert", "camembert": "bert", "distilbert": "bert"}
 
 
@@ -28,7 +25,7 @@ def run(inputs: Mapping[str, Path], output: Path, options: Mapping[str, Any]) ->
     """Fuse `inputs["artifact"]`; the facts are the counts of fused operators.
 
     Options:
-        level: one of LEVELS.
+        level: one of recipes.FUSE_LEVELS.
 
     Raises:
         StageError: an architecture without fusions, or fewer fused operators than it must give.

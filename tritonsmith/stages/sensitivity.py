@@ -7,24 +7,20 @@ the energy of the error over the energy of the output, the inverse of the signal
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tritonsmith.artifact import read_artifact
 from tritonsmith.errors import StageError
-from tritonsmith.inputs import Feed
 from tritonsmith.stages.calibration import calibration_feeds
+from tritonsmith.stages.probing import Array, tensor_values
 
 _TEXTS = 6
-_NODES_AT_ONCE = 16
-"""Inputs of so many nodes are held in memory together."""
 _PRODUCTS = ("MatMul", "Gemm", "Attention")
-
-Floats = npt.NDArray[np.float32]
 
 
 def run(inputs: Mapping[str, Path], output: Path, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,43 +49,19 @@ def run(inputs: Mapping[str, Path], output: Path, options: Mapping[str, Any]) ->
     if not products:
         raise StageError("sensitivity: the graph has no matrix product with a constant weight")
     feeds = calibration_feeds(source, inputs, min(int(options["max_length"]), 128))[-_TEXTS:]
-    for start in range(0, len(products), _NODES_AT_ONCE):
-        chosen = products[start : start + _NODES_AT_ONCE]
-        seen = _inputs_of(source.model, output, [node.input[0] for node in chosen], feeds)
-        for node in chosen:
+    by_input: dict[str, list[Any]] = collections.defaultdict(list)
+    for node in products:
+        by_input[node.input[0]].append(node)
+    for name, values in tensor_values(source.model, output, list(by_input), feeds):
+        for node in by_input[name]:
             weight = numpy_helper.to_array(weights[node.input[1]]).astype(np.float32)
             if node.op_type == "Gemm" and any(entry.name == "transB" and entry.i for entry in node.attribute):
                 weight = weight.T
-            errors[node.name] = _product_error(seen[node.input[0]], weight)
+            errors[node.name] = _product_error(values, weight)
     return {"nodes": sorted(errors.items(), key=lambda item: -item[1])}
 
 
-def _inputs_of(file: Path, scratch: Path, names: list[str], feeds: list[Feed]) -> dict[str, list[Floats]]:
-    """Return the values of the named tensors for each feed."""
-    import onnx
-    import onnxruntime
-
-    model = onnx.load(file, load_external_data=False)
-    known = {value.name for value in model.graph.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in known)
-    # The probe lies beside the model's external data, which it names by relative path.
-    probe = scratch / "probe.onnx"
-    probe.write_bytes(model.SerializeToString())
-    for data in file.parent.glob(f"{file.name}?*"):
-        if not (scratch / data.name).exists():
-            (scratch / data.name).hardlink_to(data)
-    session = onnxruntime.InferenceSession(probe, providers=["CPUExecutionProvider"])
-    wanted = list(dict.fromkeys(names))
-    values: dict[str, list[Floats]] = {name: [] for name in wanted}
-    for feed in feeds:
-        for name, value in zip(wanted, session.run(wanted, feed), strict=True):
-            values[name].append(value)
-    for leftover in scratch.iterdir():
-        leftover.unlink()
-    return values
-
-
-def _product_error(activations: list[Floats], weight: Floats) -> float:
+def _product_error(activations: list[Array], weight: Array) -> float:
     approximate = rounded(weight, symmetric=True, axis=0)
     lost = total = 0.0
     for activation in activations:
@@ -101,7 +73,7 @@ def _product_error(activations: list[Floats], weight: Floats) -> float:
     return lost / max(total, 1e-30)
 
 
-def rounded(values: Floats, symmetric: bool, axis: int | None = None) -> Floats:
+def rounded(values: Array, symmetric: bool, axis: int | None = None) -> Array:
     """Return the values as INT8 keeps them: signed and symmetric, or unsigned with a zero point; scales along `axis`."""
     low = np.minimum(values.min(axis=axis, keepdims=True), 0)
     high = np.maximum(values.max(axis=axis, keepdims=True), 0)
@@ -113,6 +85,6 @@ def rounded(values: Floats, symmetric: bool, axis: int | None = None) -> Floats:
     return np.asarray((np.clip(np.round(values / scale) + zero, 0, 255) - zero) * scale, dtype=np.float32)
 
 
-def error_ratio(exact: Floats, approximate: Floats) -> float:
+def error_ratio(exact: Array, approximate: Array) -> float:
     """Return the energy of the difference over the energy of the exact values."""
     return float(np.square(exact - approximate).sum()) / max(float(np.square(exact).sum()), 1e-30)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritonsmith.artifact import read_artifact
-from tritonsmith.engines import artifact_predictor
+from tritonsmith.engines import Predictor, artifact_predictor
 from tritonsmith.inputs import Feed
 from tritonsmith.tasks import Task
 from tritonsmith.verify.reference import read_batches
@@ -19,7 +20,9 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def run(inputs: Mapping[str, Path], _output: Path, _options: Mapping[str, Any]) -> dict[str, Any]:
-    """Compare `inputs["artifact"]` with `inputs["reference"]`; the facts are the figures of `compare`.
+    """Compare `inputs["artifact"]` with `inputs["reference"]`.
+
+    The facts are the figures of `compare`, and `batch_max_abs_diff`: what `batch_difference` says.
 
     Raises:
         StageError: its runtime does not load the model.
@@ -27,7 +30,25 @@ def run(inputs: Mapping[str, Path], _output: Path, _options: Mapping[str, Any]) 
     artifact = read_artifact(inputs["artifact"])
     predict = artifact_predictor(inputs["artifact"])
     batches = [(feed, predict(feed), expected) for feed, expected in read_batches(inputs["reference"])]
-    return compare(artifact.task, batches)
+    return compare(artifact.task, batches) | {"batch_max_abs_diff": batch_difference(predict, batches)}
+
+
+def batch_difference(predict: Predictor, batches: list[tuple[Feed, Feed, Feed]]) -> float:
+    """Return the largest difference of an answer in a batch from the same one alone, over all texts of equal length.
+
+    Dynamic INT8 has one activation scale for a whole batch, so there it is not small.
+    """
+    largest = 0.0
+    by_length: dict[tuple[int, ...], list[tuple[Feed, Feed]]] = collections.defaultdict(list)
+    for feed, alone, _expected in batches:
+        mask = feed["attention_mask"]
+        if mask.shape[0] == 1:
+            by_length[mask.shape].append((feed, alone))
+    for group in by_length.values():
+        together = predict({name: np.concatenate([feed[name] for feed, _ in group]) for name in group[0][0]})
+        for row, (_feed, alone) in enumerate(group):
+            largest = max(largest, *(float(np.abs(together[name][row] - alone[name][0]).max()) for name in alone))
+    return largest
 
 
 def compare(task: Task, batches: list[tuple[Feed, Feed, Feed]]) -> dict[str, Any]:
