@@ -12,12 +12,17 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from tritonsmith.build import BuildResult, build
 from tritonsmith.cli import console, new_app, print_json, run
+from tritonsmith.datasets import read_dataset, spread
+from tritonsmith.jobs import JobRunner
+from tritonsmith.ladder import LadderOptions, LadderReport, climb
+from tritonsmith.ladder_report import as_document
 from tritonsmith.options import BuildOptions
 from tritonsmith.recipes import FUSE_LEVELS, ORDER
-from tritonsmith.report import stage_table
+from tritonsmith.report import LadderProgress, print_ladder, stage_table
 from tritonsmith.tasks import Task
 
 _DEFAULTS = BuildOptions(model="")
+_LADDER_LENGTHS = (32, 64, 128, 256)
 
 _HELP = (
     "Build MODEL into a version of a Triton model repository: exported to ONNX, converted to the precision, "
@@ -73,6 +78,9 @@ def main(
     fuse_level: Annotated[str, typer.Option(help=f"of the fuse stage: {', '.join(FUSE_LEVELS)}")] = _DEFAULTS.fuse_level,
     triton: Annotated[str, typer.Option(help="Triton release that must be able to load the model")] = _DEFAULTS.triton,
     trust_remote_code: Annotated[bool, typer.Option(help="run Python code that lies beside the weights")] = False,
+    ladder: Annotated[
+        bool, typer.Option("--ladder", help="then measure every stage in turns against PyTorch (tools/ladder.py has options)")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
     """Parse the options, build, print."""
@@ -104,13 +112,24 @@ def main(
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("resolve")
         result = build(options, on_start=lambda kind: progress.reset(bar, description=kind))
+    report = _climb(options, result) if ladder else None
     if json:
-        print_json(_as_json(result))
+        print_json(_as_json(result) | ({"ladder": as_document(report)} if report else {}))
         return
     console.print(stage_table(result.stages, result.baseline))
     for note in result.notes:
         console.print(f"note: {escape(note)}", soft_wrap=True)
     _print_outcome(result)
+    if report:
+        print_ladder(report)
+
+
+def _climb(options: BuildOptions, result: BuildResult) -> LadderReport:
+    lengths = tuple(length for length in _LADDER_LENGTHS if length <= options.max_length) or (options.max_length,)
+    examples = spread(read_dataset(options.dataset, result.checkpoint.task), options.dataset_limit) if options.dataset else []
+    with LadderProgress() as progress:
+        ladder = LadderOptions((",".join(options.stages),), lengths)
+        return climb(result.checkpoint, ladder, examples, JobRunner(options.cache), progress.step)
 
 
 def _print_outcome(result: BuildResult) -> None:

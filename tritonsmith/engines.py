@@ -92,7 +92,9 @@ def openvino_precision() -> str:
     return "bf16" if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
 
 
-def pytorch_predictor(path: Path, task: Task, threads: int | None = None, bfloat16: bool = False) -> Predictor:
+def pytorch_predictor(
+    path: Path, task: Task, threads: int | None = None, bfloat16: bool = False, compiled: bool = False
+) -> Predictor:
     """Return a checkpoint in PyTorch eager; inputs that the model does not take are left out.
 
     Args:
@@ -100,6 +102,7 @@ def pytorch_predictor(path: Path, task: Task, threads: int | None = None, bfloat
         task: the head to load.
         threads: for the whole process; None leaves them as they are.
         bfloat16: weights and arithmetic in BF16 instead of FP32.
+        compiled: by torch.compile, for any length; its compiler runs at the first answers.
     """
     import torch
 
@@ -111,6 +114,8 @@ def pytorch_predictor(path: Path, task: Task, threads: int | None = None, bfloat
     accepted = inspect.signature(model.forward).parameters
     if bfloat16:
         model = model.to(torch.bfloat16)
+    if compiled:
+        model = torch.compile(model, dynamic=True)
 
     def predict(feed: Feed) -> Feed:
         with torch.inference_mode():

@@ -38,6 +38,7 @@ _MODULES = {
     "sensitivity": "tritonsmith.stages.sensitivity",
     "reference": "tritonsmith.verify.reference",
     "parity": "tritonsmith.verify.parity",
+    "footprint": "tritonsmith.verify.footprint",
     "metric": "tritonsmith.verify.metric",
 }
 _LIBRARIES = ("nncf", "numpy", "onnx", "openvino", "optimum-onnx", "peft", "tokenizers", "torch", "transformers")

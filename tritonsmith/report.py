@@ -1,13 +1,16 @@
-"""Tables for the terminal."""
+"""Tables and progress for the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tritonsmith.bench.ladder import RungResult
 from tritonsmith.bench.sequential import LengthResult
+from tritonsmith.cli import console
+from tritonsmith.ladder import LadderReport
 from tritonsmith.metrics.scoring import Scores
 from tritonsmith.stage_runs import StageReport
 
@@ -58,17 +61,54 @@ def latency_table(title: str, results: Sequence[LengthResult]) -> Table:
     return table
 
 
-def ladder_table(title: str, results: Sequence[RungResult], scores: Mapping[str, Scores]) -> Table:
-    """Return the article's table: one row a rung, its size, its metric where measured, median and speed-up at each length."""
-    table = Table(title=title, title_justify="left")
+class LadderProgress:
+    """The progress of a ladder: what is being done, and how much of it."""
+
+    def __enter__(self) -> LadderProgress:
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        self._progress = Progress(*columns, console=console, transient=True)
+        self._progress.start()
+        self._bar = self._progress.add_task("resolving", total=None)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._progress.stop()
+
+    def step(self, what: str, done: int, total: int) -> None:
+        """Show that `done` of `total` are done."""
+        self._progress.update(self._bar, description=what, completed=done, total=total or None)
+
+
+def print_ladder(report: LadderReport) -> None:
+    """Print the article's table: one row a rung, its size, parameters, memory, metric, medians and speed-ups."""
+    console.print(_ladder_table(report))
+    rates = ", ".join(f"{name} {rate:.0f}" for name, rate in report.peaks.items())
+    console.print(f"{report.machine['processor']}, {report.machine['cores']} cores; one large matrix product: {rates} GFLOP/s")
+    for note in report.notes:
+        console.print(f"note: {escape(note)}", soft_wrap=True)
+
+
+def _ladder_table(report: LadderReport) -> Table:
+    table = Table(
+        title=f"{report.model}, {report.threads} thread(s): median ms and x over the first rung",
+        title_justify="left",
+        caption="M: parameters; MiB: peak memory of a process that answers with it",
+        caption_justify="left",
+    )
+    metric = report.rungs[0].metric
     table.add_column("rung")
-    table.add_column("MB", justify="right")
-    if scores:
-        table.add_column(next(iter(scores.values())).metric, justify="right")
-    for length in results[0].latency:
+    for column in ("MB", "M", "MiB", *([metric.metric] if metric else [])):
+        table.add_column(column, justify="right")
+    for length in report.rungs[0].measured.latency:
         table.add_column(f"{length} tokens", justify="right", no_wrap=True)
-    for result in results:
-        figures = [f"{result.latency[length].p50:.1f}  {result.speedup[length]:.2f}x" for length in result.latency]
-        metric = [f"{scores[result.name].value:.2f}"] if scores else []
-        table.add_row(result.name, f"{result.size_bytes / 1e6:.0f}", *metric, *figures)
+    for rung in report.rungs:
+        measured = rung.measured
+        table.add_row(
+            measured.name,
+            f"{measured.size_bytes / 1e6:.0f}",
+            f"{rung.parameters / 1e6:.0f}",
+            f"{rung.peak_bytes / 2**20:.0f}",
+            *([f"{rung.metric.value:.2f}"] if rung.metric else []),
+            *(f"{summary.p50:.1f}  {measured.speedup[length]:.2f}x" for length, summary in measured.latency.items()),
+        )
     return table

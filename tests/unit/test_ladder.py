@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,11 @@ import pytest
 
 from tests.checkpoints import make_tokenizer
 from tests.conftest import RunTool, one_error_line
-from tritonsmith.bench.ladder import Rung, measure
+from tritonsmith.bench.ladder import Rung, RungResult, measure
+from tritonsmith.bench.statistics import Summary
 from tritonsmith.inputs import Feed, TextInputs, load_tokenizer
+from tritonsmith.ladder import LadderReport, RungReport, Shape
+from tritonsmith.ladder_report import write
 from tritonsmith.stages.random import spread
 from tritonsmith.tasks import Task
 
@@ -60,8 +64,9 @@ def test_ladder_of_the_demo(run_tool: RunTool, tmp_path: Path) -> None:
     }
     dataset = tmp_path / "dataset.json"
     dataset.write_text(json.dumps({"data": [{"paragraphs": [{"context": context, "qas": [entry]}]}]}))
-    arguments = ("--sequence-lengths", "16,32", "--rounds", "3", "--warmup", "1", "--dataset", dataset, "--json", "-")
-    done = run_tool("ladder", "demo", "--recipes", "export,fuse export,int8-dynamic export,openvino", *arguments)
+    arguments = ("--sequence-lengths", "16,32", "--rounds", "3", "--warmup", "1", "--dataset", dataset, "--no-compile")
+    outputs = ("--json", "-", "--report", tmp_path / "report")
+    done = run_tool("ladder", "demo", "--recipes", "export,fuse export,int8-dynamic export,openvino", *arguments, *outputs)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     names = [rung["name"] for rung in document["rungs"]]
@@ -69,7 +74,64 @@ def test_ladder_of_the_demo(run_tool: RunTool, tmp_path: Path) -> None:
     assert all(rung["latency"]["16"]["count"] == 3 for rung in document["rungs"])
     assert document["rungs"][0]["speedup"] == {"16": 1.0, "32": 1.0}
     assert document["rungs"][4]["size_bytes"] <= 0.27 * document["rungs"][0]["size_bytes"]
-    assert {name: scores["figures"]["f1"] for name, scores in document["scores"].items()} == dict.fromkeys(names, 100.0)
+    assert [rung["metric"]["figures"]["f1"] for rung in document["rungs"]] == [100.0] * 6
+    assert len({rung["parameters"] for rung in document["rungs"]}) == 1
+    assert all(100e6 < rung["peak_bytes"] < 2e9 for rung in document["rungs"])
+    first = document["rungs"][0]
+    operations = 2 * 6 * (32 * (4 * 384 * 384 + 2 * 384 * 1536) + 2 * 32 * 32 * 384)
+    assert first["gflops"]["32"] == pytest.approx(operations / first["latency"]["32"]["p50"] / 1e6)
+    assert set(document["peaks"]) == {"fp32", "bf16", "int8"}
+    assert json.loads((tmp_path / "report" / "ladder.json").read_text()) == document
+    check_report(tmp_path / "report", names)
+
+
+def test_build_with_a_ladder(run_tool: RunTool, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    arguments = ("--recipe", "export,int8-dynamic", "--max-length", "32", "--repository", tmp_path / "repository", "--json")
+    done = run_tool("build_repo", checkpoint("bert"), *arguments, "--ladder")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["version"] == 1
+    names = [rung["name"] for rung in document["ladder"]["rungs"]]
+    assert names == ["PyTorch FP32", "PyTorch BF16", "export", "export + int8-dynamic"]
+    assert list(document["ladder"]["rungs"][3]["speedup"]) == ["32"]
+
+
+def check_report(folder: Path, names: list[str]) -> None:
+    """The page stands alone and shows every rung; the Markdown is tables of equal rows."""
+    page = (folder / "ladder.html").read_text()
+    assert "<svg" in page
+    assert not re.findall(r"<(?:script|link|img)|(?:src|href)=\"https?:|url\(http", page)
+    text = (folder / "ladder.md").read_text()
+    for name in names:
+        assert page.count(f">{name}<") >= 3  # in both tables and the picture
+        assert text.count(f"| {name} |") == 2
+    tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+    assert [len(table) for table in tables] == [2 + len(names)] * 2
+    for table in tables:
+        assert len({row.count("|") for row in table}) == 1
+
+
+def test_picture_of_speed_alone(tmp_path: Path) -> None:
+    summary = Summary(3, 2.0, 0.1, 2.0, 2.1, 2.2)
+    rungs = [
+        RungReport(
+            RungResult(name, 4_000_000, {16: summary}, {16: ratio}, {16: (ratio, ratio)}), 10, 10, {16: 1.0}, "fp32", None
+        )
+        for name, ratio in (("slow & old", 1.0), ("fast", 3.0))
+    ]
+    write(LadderReport("m", 2, {"processor": "p", "cores": 2}, {"fp32": 9.0}, rungs, ["a < b"]), tmp_path / "report")
+    page = (tmp_path / "report" / "ladder.html").read_text()
+    assert "slow &amp; old" in page
+    assert "a &lt; b" in page
+    assert "times faster than slow" in page
+    assert "a < b" in (tmp_path / "report" / "ladder.md").read_text()
+
+
+def test_operations_of_a_compacted_shape() -> None:
+    shape = Shape(8, 4, ((2, 16), (2, 16)))
+    assert shape.operations(3) == 2 * 2 * (3 * (4 * 8 * 8 + 2 * 8 * 16) + 2 * 9 * 8)
+    smaller = shape.compacted([{"heads": 1, "neurons": 5}, {"heads": 2, "neurons": 16}])
+    assert smaller.operations(3) == shape.operations(3) - 2 * (3 * (4 * 8 * 4 + 2 * 8 * 11) + 2 * 9 * 4)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +144,8 @@ def test_ladder_of_the_demo(run_tool: RunTool, tmp_path: Path) -> None:
         (["demo", "--recipes", " "], "names no recipe"),
         (["demo", "--recipes", "export,magic"], "unknown stage magic"),
         (["demo", "--json", "/nowhere/out.json"], "--json"),
+        (["demo", "--report", "README.md"], "--report README.md: is a file"),
+        (["demo", "--dataset", "README.md"], "not in SQuAD's JSON format"),
     ],
 )
 def test_wrong_inputs(run_tool: RunTool, arguments: list[str], message: str) -> None:
