@@ -17,6 +17,8 @@ IR_FILE = "model.xml"
 """OpenVINO's Intermediate Representation; its weights lie beside it in model.bin."""
 MODEL_FILES = {"onnxruntime": MODEL_FILE, "openvino": IR_FILE}
 """What Triton's backends load by default, by their names."""
+MESSAGE_LIMIT = 2**31 - 2**20
+"""Bytes that a protobuf message can hold, less some room."""
 META_FILE = "meta.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 CARRIED_FILES = (*TOKENIZER_FILES, "config.json")
@@ -91,6 +93,14 @@ def read_artifact(path: Path) -> Artifact:
         return Artifact(path=path, task=task, labels=labels, inputs=inputs, outputs=outputs, **meta)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StageError(f"{path}: not an artifact: {error}") from error
+
+
+def save_model(model: Any, folder: Path) -> None:
+    """Save an ONNX model into an artifact's folder, its weights beside it where one protobuf message cannot hold them."""
+    import onnx
+
+    large = model.ByteSize() > MESSAGE_LIMIT
+    onnx.save(model, folder / MODEL_FILE, save_as_external_data=large, location=f"{MODEL_FILE}.data")
 
 
 def write_meta(path: Path, **fields: Any) -> None:

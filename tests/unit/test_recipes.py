@@ -9,15 +9,19 @@ from typing import Any
 
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from tests.checkpoints import ARCHITECTURES, MAX_LENGTH
 from tests.pruning import prune
 from tritonsmith.build import BuildResult, build
+from tritonsmith.checkpoint import resolve
 from tritonsmith.errors import StageError, UsageError, VerificationError
+from tritonsmith.jobs import JobRunner
 from tritonsmith.options import BuildOptions, check_options
 from tritonsmith.recipes import parse_recipe
 from tritonsmith.repository.layout import ModelFolder
 from tritonsmith.repository.model_config import parse
+from tritonsmith.stage_runs import run_stages
 from tritonsmith.stages import compact, export, fuse
 from tritonsmith.stages.fuse import check_counts, correct_head_counts
 from tritonsmith.verify import judge, parity, reference
@@ -199,6 +203,34 @@ def test_wrong_head_count_is_corrected_and_would_be_caught(pruned: Callable[[str
     with pytest.raises(VerificationError):
         judge(parity.run(compared, folders["parity"], {}), "fp32")
     assert correct_head_counts(model, head_size=8) == [2, 3]
+
+
+@pytest.mark.parametrize("architecture", CUTTABLE)
+def test_fusing_without_the_weights_that_no_fusion_reads(
+    checkpoint: Callable[[str], Path], tmp_path: Path, job_cache: Path, monkeypatch: pytest.MonkeyPatch, architecture: str
+) -> None:
+    """The tiny models' matrices are all below the limit; without a limit every fused operator must still be found."""
+    runner = JobRunner(job_cache)
+    source = resolve(str(checkpoint(architecture)), runner)
+    options = BuildOptions(str(checkpoint(architecture)), recipe="export,fuse", max_length=MAX_LENGTH, cache=job_cache)
+    (exported, fused), artifact, _baseline = run_stages(options, source, runner)
+    monkeypatch.setattr(fuse, "LARGE_BYTES", 0)
+    light = onnx.load(Path(exported.folder) / "model.onnx")
+    assert len(fuse.take_weights(light)) >= 2 * 3
+    facts = fuse.run({"artifact": Path(exported.folder)}, tmp_path, {"level": "all"})
+    assert facts == fused.facts
+    assert {file.name for file in tmp_path.iterdir() if "model" in file.name} == {"model.onnx"}
+    before, after = (onnx.load(folder / "model.onnx").graph for folder in (artifact.path, tmp_path))
+    assert {tensor.name: numpy_helper.to_array(tensor).tobytes() for tensor in before.initializer} == {
+        tensor.name: numpy_helper.to_array(tensor).tobytes() for tensor in after.initializer
+    }
+
+
+def test_a_matrix_that_lost_its_values_is_named() -> None:
+    tensor = onnx.TensorProto(name="w", dims=[2, 3], data_type=onnx.TensorProto.FLOAT)
+    model = onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], [tensor]))
+    with pytest.raises(StageError, match="w has lost its values"):
+        fuse.give_weights(model, {"other": b""})
 
 
 def test_a_missing_fusion_is_named() -> None:

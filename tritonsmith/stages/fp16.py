@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tritonsmith.artifact import MODEL_FILE, carry_over, read_artifact
+from tritonsmith.artifact import MESSAGE_LIMIT, carry_over, read_artifact, save_model
 from tritonsmith.errors import StageError
 from tritonsmith.stages.calibration import calibration_feeds
 from tritonsmith.stages.probing import tensor_values
@@ -22,7 +22,6 @@ _HEADROOM = 2.0
 """Another text may reach further than those that were tried."""
 _TEXTS = 6
 _LONGEST_TEXT = 128
-_MESSAGE_LIMIT = 2**31 - 2**20
 _SHAPES = {"Shape", "Size"}
 _FLOAT, _FLOAT16, _INTEGER_TYPES = 1, 10, {6, 7}  # onnx.TensorProto.DataType
 _NOT_ARITHMETIC = {"ArgMax", "ArgMin", "Cast", "NonZero", "Shape", "Size"}
@@ -62,11 +61,11 @@ def run(inputs: Mapping[str, Path], output: Path, options: Mapping[str, Any]) ->
         op_block_list=DEFAULT_OP_BLOCK_LIST,
         node_block_list=sorted({*index_nodes, *overflow_nodes}),
         # The converter's shape inference holds the whole model in one message, which may have 2 GB at most.
-        disable_shape_infer=source.size_bytes > _MESSAGE_LIMIT,
+        disable_shape_infer=source.size_bytes > MESSAGE_LIMIT,
     )
     _remove_round_trips(converted.graph)
     check_overflow(converted.graph, overflowing)
-    onnx.save(converted, output / MODEL_FILE)
+    save_model(converted, output)
     carry_over(source, output, "fp16")
     return {
         "index_nodes_kept": len(index_nodes),

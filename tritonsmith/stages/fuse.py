@@ -15,9 +15,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tritonsmith.artifact import MODEL_FILE, carry_over, read_artifact
+from tritonsmith.artifact import carry_over, read_artifact, save_model
 from tritonsmith.errors import StageError
 
+LARGE_BYTES = 2**20
+"""Smaller matrices may stay where they are."""
+_SHARED_BY = 3
+_LIGHT = "light.onnx"
+_CONTRIB = "com.microsoft"
+"""The domain of ONNX Runtime's fused operators."""
 _OPTIMIZER_TYPES = {"bert": "bert", "roberta": "bert", "xlm-roberta": "bert", "camembert": "bert", "distilbert": "bert"}
 
 
@@ -30,6 +36,7 @@ def run(inputs: Mapping[str, Path], output: Path, options: Mapping[str, Any]) ->
     Raises:
         StageError: an architecture without fusions, or fewer fused operators than it must give.
     """
+    import onnx
     from onnxruntime.transformers.fusion_options import FusionOptions
     from onnxruntime.transformers.optimizer import optimize_model
 
@@ -42,13 +49,24 @@ def run(inputs: Mapping[str, Path], output: Path, options: Mapping[str, Any]) ->
     fusions.enable_attention = level != "basic"
     for name in ("enable_embed_layer_norm", "enable_bias_skip_layer_norm", "enable_bias_gelu", "enable_skip_layer_norm"):
         setattr(fusions, name, level == "all")
+    # The optimizer holds five copies of what it is given, so it is not given the weights that no fusion reads.
+    light = onnx.load(source.model)
+    weights = take_weights(light)
+    onnx.save(light, output / _LIGHT)
+    del light
     optimizer = optimize_model(
-        str(source.model), model_type=_OPTIMIZER_TYPES[source.model_type], optimization_options=fusions, opt_level=0
+        str(output / _LIGHT), model_type=_OPTIMIZER_TYPES[source.model_type], optimization_options=fusions, opt_level=0
     )
+    (output / _LIGHT).unlink()
     heads = correct_head_counts(optimizer.model, head_size) if level != "basic" else []
     counts = collections.Counter(node.op_type for node in optimizer.model.graph.node)
     check_counts(counts, level, layers)
-    optimizer.save_model_to_file(str(output / MODEL_FILE), use_external_data_format=_is_large(optimizer.model))
+    optimizer.topological_sort()
+    model = optimizer.model
+    give_weights(model, weights)
+    if not any(entry.domain == _CONTRIB for entry in model.opset_import):
+        model.opset_import.append(onnx.helper.make_opsetid(_CONTRIB, 1))
+    save_model(model, output)
     carry_over(source, output, source.precision)
     fused = {name: count for name, count in sorted(counts.items()) if name in _COUNTED}
     return {"level": level, "fused": fused, "heads": heads}
@@ -57,6 +75,38 @@ def run(inputs: Mapping[str, Path], output: Path, options: Mapping[str, Any]) ->
 _COUNTED = {
     "Attention", "BiasGelu", "EmbedLayerNormalization", "FastGelu", "Gelu", "LayerNormalization", "SkipLayerNormalization",
 }  # fmt: skip
+
+
+def take_weights(model: Any) -> dict[str, bytes]:
+    """Empty the large weights of a model's matrix products but query, key and value, which attention fusion joins.
+
+    These share an input; no other three products do.
+
+    Returns:
+        Their bytes by name, for `give_weights`.
+    """
+    products = [node for node in model.graph.node if node.op_type == "MatMul"]
+    sharing = collections.Counter(node.input[0] for node in products)
+    unread = {node.input[1] for node in products if sharing[node.input[0]] < _SHARED_BY}
+    weights = {}
+    for tensor in model.graph.initializer:
+        if tensor.name in unread and len(tensor.raw_data) >= LARGE_BYTES:
+            weights[tensor.name] = tensor.raw_data
+            tensor.raw_data = b""
+    return weights
+
+
+def give_weights(model: Any, weights: Mapping[str, bytes]) -> None:
+    """Fill what `take_weights` emptied.
+
+    Raises:
+        StageError: a matrix has no values, because it was renamed.
+    """
+    for tensor in model.graph.initializer:
+        if tensor.name in weights:
+            tensor.raw_data = weights[tensor.name]
+        elif len(tensor.dims) == 2 and all(tensor.dims) and not (tensor.raw_data or tensor.float_data):
+            raise StageError(f"fuse: {tensor.name} has lost its values")
 
 
 def correct_head_counts(model: Any, head_size: int) -> list[int]:
@@ -103,7 +153,3 @@ def _shape(file: Path) -> tuple[int, int]:
     hidden = config.get("hidden_size") or config["dim"]
     heads = config.get("num_attention_heads") or config["n_heads"]
     return int(layers), int(hidden) // int(heads)
-
-
-def _is_large(model: Any) -> bool:
-    return bool(model.ByteSize() > 2**31 - 2**20)

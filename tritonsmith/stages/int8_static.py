@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tritonsmith.artifact import MODEL_FILE, carry_over, read_artifact
+from tritonsmith.artifact import MESSAGE_LIMIT, MODEL_FILE, carry_over, read_artifact
 from tritonsmith.errors import StageError
 from tritonsmith.inputs import Feed
 from tritonsmith.stages.calibration import calibration_feeds
@@ -44,7 +44,7 @@ def run(inputs: Mapping[str, Path], output: Path, options: Mapping[str, Any]) ->
 
     source = read_artifact(inputs["artifact"])
     prepared = output / _PREPARED
-    large = source.size_bytes > 2**31 - 2**20
+    large = source.size_bytes > MESSAGE_LIMIT
     # Without the shapes only the weights would be quantised, silently; the symbolic inference does not know every operator.
     quant_pre_process(source.model, prepared, skip_optimization=True, skip_symbolic_shape=True, save_as_external_data=large)
     feeds = calibration_feeds(source, inputs, int(options["max_length"]))
@@ -59,6 +59,7 @@ def run(inputs: Mapping[str, Path], output: Path, options: Mapping[str, Any]) ->
         activation_type=QuantType.QInt8 if options["symmetric"] else QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         nodes_to_exclude=exclude,
+        use_external_data_format=large,
         calibrate_method=CalibrationMethod.MinMax,
         extra_options={
             "ActivationSymmetric": bool(options["symmetric"]),
