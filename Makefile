@@ -7,7 +7,7 @@ PIP_FLAGS ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test lint format bench-overhead bench-ladder clean help
+.PHONY: quickstart test lint format bench-overhead bench-build bench-ladder clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -37,6 +37,9 @@ format: $(INSTALLED)  ## rewrite the code in the project's style
 
 bench-overhead: $(INSTALLED)  ## what Triton adds to the bare model, interleaved in one run
 	$(BIN)/python tools/bench_overhead.py
+
+bench-build: $(INSTALLED)  ## a build of a BERT-base shape against optimum's command line
+	$(BIN)/python tools/bench_build.py
 
 bench-ladder: $(INSTALLED)  ## a pruned BERT-base shape (random weights) from PyTorch to INT8, one thread and two
 	for threads in 1 2; do $(BIN)/python tools/ladder.py random:bert-base --heads-left 0.5 --neurons-left 0.35 \
