@@ -25,7 +25,7 @@ _RECIPE = "export,fuse,int8-dynamic"
 _TOOLS = Path(__file__).resolve().parent
 _HELP = (
     "Time build_repo.py with an empty cache (export, fuse, INT8, each verified on real text, published) against optimum-cli's "
-    "`export onnx`, `onnxruntime optimize` and `onnxruntime quantize` one after another, in turns; then the same build from its "
+    "`export onnx`, `onnxruntime optimize`, `onnxruntime quantize` one after another, in turns; then the same build from its "
     "cache."
 )
 
