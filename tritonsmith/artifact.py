@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ MODEL_FILES = {"onnxruntime": MODEL_FILE, "openvino": IR_FILE}
 """What Triton's backends load by default, by their names."""
 MESSAGE_LIMIT = 2**31 - 2**20
 """Bytes that a protobuf message can hold, less some room."""
+_EXTERNAL_BYTES = 1024
+"""Smaller tensors stay in the message: shape inference reads them there."""
 META_FILE = "meta.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 CARRIED_FILES = (*TOKENIZER_FILES, "config.json")
@@ -96,11 +99,29 @@ def read_artifact(path: Path) -> Artifact:
 
 
 def save_model(model: Any, folder: Path) -> None:
-    """Save an ONNX model into an artifact's folder, its weights beside it where one protobuf message cannot hold them."""
+    """Save an ONNX model into an artifact's folder, its weights beside it where one protobuf message cannot hold them.
+
+    onnx.save needs four times the model's size for that; here the weights go to the file one by one. The model is used up.
+    """
     import onnx
 
-    large = model.ByteSize() > MESSAGE_LIMIT
-    onnx.save(model, folder / MODEL_FILE, save_as_external_data=large, location=f"{MODEL_FILE}.data")
+    if sum(_tensor_bytes(tensor) for tensor in model.graph.initializer) > MESSAGE_LIMIT:
+        name = f"{MODEL_FILE}.data"
+        with (folder / name).open("wb") as file:
+            for tensor in model.graph.initializer:
+                if len(tensor.raw_data) >= _EXTERNAL_BYTES:
+                    offset = file.tell()
+                    length = file.write(tensor.raw_data)
+                    onnx.external_data_helper.set_external_data(tensor, name, offset, length)
+                    tensor.ClearField("raw_data")
+    onnx.save(model, folder / MODEL_FILE)
+
+
+def _tensor_bytes(tensor: Any) -> int:
+    import onnx
+
+    itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return int(math.prod(tensor.dims) * itemsize)
 
 
 def write_meta(path: Path, **fields: Any) -> None:

@@ -17,8 +17,10 @@ from transformers import AutoTokenizer
 from tests.checkpoints import ARCHITECTURES, MAX_LENGTH, make_tokenizer
 from tests.conftest import RunTool
 from tests.pruning import outlier
+from tritonsmith import artifact as artifacts
 from tritonsmith import jobs
 from tritonsmith.build import build
+from tritonsmith.engines import artifact_predictor
 from tritonsmith.errors import CheckpointError, StageError, UsageError, VerificationError
 from tritonsmith.inputs import TextInputs, load_tokenizer, passages
 from tritonsmith.options import BuildOptions
@@ -266,6 +268,28 @@ def test_activations_beyond_fp16_stay_in_fp32(build_tiny: Build, checkpoint: Cal
     kept = {name for node in graph.graph.node if node.name in facts["overflow_nodes_kept"] for name in node.output}
     assert not kept & halves
     assert build_tiny(precision="fp16").stages[1].facts["overflow_nodes_kept"] == []
+
+
+@pytest.mark.parametrize("recipe", ["export,fuse,fp16", "export,fuse"])
+def test_weights_beside_the_model(
+    build_tiny: Build, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
+) -> None:
+    """What is done for models beyond 2 GB, on a small one: the same answers, and both files are part of the artifact."""
+    folder = build_tiny(recipe=recipe, name="whole").published.folder
+    monkeypatch.setattr(artifacts, "MESSAGE_LIMIT", 1000)
+    split = tmp_path / "split"
+    split.mkdir()
+    for name in ("tokenizer.json", "meta.json"):
+        shutil.copyfile(folder / name, split / name)
+    artifacts.save_model(onnx.load(folder / "model.onnx"), split)
+    found = artifacts.read_artifact(split)
+    assert {"model.onnx", "model.onnx.data"} <= set(found.files)
+    assert found.size_bytes == (split / "model.onnx").stat().st_size + (split / "model.onnx.data").stat().st_size
+    assert (split / "model.onnx").stat().st_size < 0.5 * found.size_bytes
+    names = [spec.name for spec in found.inputs]
+    feed = TextInputs(load_tokenizer(split / "tokenizer.json"), Task.QUESTION_ANSWERING, names, 0).exact(32)
+    whole, apart = (artifact_predictor(path)(feed) for path in (folder, split))
+    np.testing.assert_array_equal(whole["start_logits"], apart["start_logits"])
 
 
 def test_an_overflow_that_reaches_fp16_is_named() -> None:
