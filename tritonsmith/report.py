@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -13,6 +14,8 @@ from tritonsmith.cli import console
 from tritonsmith.ladder import LadderReport
 from tritonsmith.metrics.scoring import Scores
 from tritonsmith.stage_runs import StageReport
+
+_WIDEST = 400
 
 
 def stage_table(stages: Sequence[StageReport], baseline: Scores | None = None) -> Table:
@@ -81,7 +84,10 @@ class LadderProgress:
 
 def print_ladder(report: LadderReport) -> None:
     """Print the article's table: one row a rung, its size, parameters, memory, metric, medians and speed-ups."""
-    console.print(_ladder_table(report))
+    table = _ladder_table(report)
+    # A narrow terminal wraps the rows; squeezed columns could not be read.
+    wanted = console.measure(table, options=console.options.update(width=_WIDEST)).maximum
+    Console(stderr=True, width=max(console.width, wanted)).print(table)
     rates = ", ".join(f"{name} {rate:.0f}" for name, rate in report.peaks.items())
     console.print(f"{report.machine['processor']}, {report.machine['cores']} cores; one large matrix product: {rates} GFLOP/s")
     for note in report.notes:
@@ -96,7 +102,7 @@ def _ladder_table(report: LadderReport) -> Table:
         caption_justify="left",
     )
     metric = report.rungs[0].metric
-    table.add_column("rung")
+    table.add_column("rung", no_wrap=True)
     for column in ("MB", "M", "MiB", *([metric.metric] if metric else [])):
         table.add_column(column, justify="right")
     for length in report.rungs[0].measured.latency:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ from tritonsmith.bench.statistics import Summary
 from tritonsmith.inputs import Feed, TextInputs, load_tokenizer
 from tritonsmith.ladder import LadderReport, RungReport, Shape
 from tritonsmith.ladder_report import write
+from tritonsmith.report import print_ladder
 from tritonsmith.stages.random import spread
 from tritonsmith.tasks import Task
 
@@ -125,6 +128,28 @@ def test_picture_of_speed_alone(tmp_path: Path) -> None:
     assert "a &lt; b" in page
     assert "times faster than slow" in page
     assert "a < b" in (tmp_path / "report" / "ladder.md").read_text()
+
+
+def test_a_narrow_terminal_squeezes_no_column(capfd: pytest.CaptureFixture[str]) -> None:
+    summary = Summary(3, 2.0, 0.1, 2.0, 2.1, 2.2)
+    lengths = (32, 64, 128, 256)
+    measured = RungResult(
+        "compact + export + int8-dynamic", 4_000_000, dict.fromkeys(lengths, summary), dict.fromkeys(lengths, 1.0), {}
+    )
+    rungs = [RungReport(measured, 10, 10, dict.fromkeys(lengths, 1.0), "fp32", None)]
+    print_ladder(LadderReport("m", 2, {"processor": "p", "cores": 2}, {"fp32": 9.0}, rungs, []))
+    printed = capfd.readouterr().err
+    assert "compact + export + int8-dynamic" in printed
+    assert printed.count("2.0  1.00x") == 4
+
+
+def test_a_job_s_peak_is_its_own() -> None:
+    """A child of a large process is not as large for that."""
+    ballast = bytearray(800 * 2**20)
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    code = "from tritonsmith.worker import _peak_bytes; print(_peak_bytes())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 5 * 2**20 < int(done.stdout) < 200 * 2**20 < len(ballast)
 
 
 def test_operations_of_a_compacted_shape() -> None:
