@@ -92,7 +92,7 @@ def library_versions() -> dict[str, str]:
 def _code_hash() -> str:
     """Hash what the jobs execute and the texts that they verify on."""
     modules = [path for folder in ("stages", "verify", "metrics") for path in (PACKAGE / folder).glob("*.py")]
-    modules += [PACKAGE / name for name in ("artifact.py", "datasets.py", "engines.py", "inputs.py", "tasks.py")]
+    modules += [PACKAGE / name for name in ("artifact.py", "datasets.py", "engines.py", "inputs.py", "tasks.py", "worker.py")]
     modules.append(ASSETS / "texts.json")
     return sha256_json({str(path.relative_to(PACKAGE)): sha256_file(path) for path in modules})
 
