@@ -150,6 +150,8 @@ class JobRunner:
         }
         # Everything is local by now; a library that asks the hub anyway must not hang on it.
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+        # Two jobs may share the cores; threads that spin while they wait would take them from each other.
+        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         with (
             log.open("wb") as sink,
             subprocess.Popen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tritonsmith.options import BuildOptions
 from tritonsmith.releases import find_release
 
 _QUANTISERS = ("int8-dynamic", "int8-static", "openvino")
+_LARGE_BYTES = 10**9
 _CALIBRATED = ("int8-static", "openvino", "sensitivity")
 
 
@@ -61,18 +63,33 @@ class _StageRuns:
         self._runner = runner
 
     def run(self) -> tuple[list[StageReport], Artifact, Scores | None]:
-        jobs, results = [], []
+        """Run the stages, and beside them what verifies the ones before."""
+        reports: list[Future[StageReport]] = []
+        gate: Future[Gate] | None = None
         side, folder, sha256 = "checkpoint", self._checkpoint.path, self._checkpoint.sha256
-        for stage in self._options.stages:
-            jobs.append(self._job(stage, side, folder, sha256))
-            results.append(self._runner.run(jobs[-1]))
-            folder, sha256 = results[-1].folder, results[-1].sha256
-            if stage == "export":
-                side = "artifact"
-        export = next(result for result in results if result.kind == "export")
-        gate = Gate(self._options, self._checkpoint, export, self._runner)
-        reports = [self._report(job, result, gate) for job, result in zip(jobs, results, strict=True)]
-        return reports, read_artifact(Path(reports[-1].folder)), gate.baseline
+        with ThreadPoolExecutor(max_workers=1) as verifier:
+            try:
+                for stage in self._options.stages:
+                    job = self._job(stage, side, folder, sha256)
+                    result = self._runner.run(job)
+                    folder, sha256 = result.folder, result.sha256
+                    if stage == "export":
+                        side = "artifact"
+                        gate = verifier.submit(Gate, self._options, self._checkpoint, result, self._runner)
+                    reports.append(verifier.submit(self._report, job, result, gate))
+                    if self._is_large:
+                        wait(reports)
+            except BaseException:
+                verifier.shutdown(cancel_futures=True)
+                raise
+            done = [report.result() for report in reports]
+        assert gate is not None  # every recipe has an export
+        return done, read_artifact(Path(done[-1].folder)), gate.result().baseline
+
+    @property
+    def _is_large(self) -> bool:
+        """Whether two jobs at once could be too much for the memory."""
+        return sum(file.stat().st_size for file in self._checkpoint.path.glob("*.safetensors")) > _LARGE_BYTES
 
     def _job(self, stage: str, side: str, folder: Path, sha256: str) -> Job:
         inputs, hashes = {side: folder}, {side: sha256}
@@ -105,11 +122,12 @@ class _StageRuns:
         }
         return chosen[stage]
 
-    def _report(self, job: Job, result: JobResult, gate: Gate) -> StageReport:
+    def _report(self, job: Job, result: JobResult, ready: Future[Gate] | None) -> StageReport:
         """Hold a stage's artifact against the checkpoint; one that makes a checkpoint has checked itself."""
-        if result.kind == "compact":
+        if ready is None:
             size = sum(file.stat().st_size for file in result.folder.glob("*.safetensors"))
             return _stage_report(result, size, None, None)
+        gate = ready.result()
         try:
             return self._checked(result, gate)
         except VerificationError as error:

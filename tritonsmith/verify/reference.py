@@ -18,6 +18,8 @@ from tritonsmith.stages.loading import load_tokenizer as load_checkpoint_tokeniz
 FILE = "reference.npz"
 _LENGTHS = (8, 16, 32, 64, 128, 256, 384, 512)
 _TEXTS_A_LENGTH = 6
+_TEXTS_A_LONG_LENGTH = 3
+_LONG = 256
 
 
 def run(inputs: Mapping[str, Path], output: Path, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,8 +63,9 @@ def feeds(artifact: Artifact, lengths: list[int]) -> Iterator[Feed]:
         [spec.name for spec in artifact.inputs],
         artifact.pad_token_id,
     )
-    for length, index in itertools.product(lengths, range(_TEXTS_A_LENGTH)):
-        yield source.exact(length, index)
+    for length in lengths:
+        for index in range(_TEXTS_A_LENGTH if length < _LONG else _TEXTS_A_LONG_LENGTH):
+            yield source.exact(length, index)
     yield source.padded(lengths[:4], index=_TEXTS_A_LENGTH)
     yield source.padded(lengths[-3:], index=_TEXTS_A_LENGTH + 4)
 
