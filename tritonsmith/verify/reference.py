@@ -18,7 +18,7 @@ from tritonsmith.stages.loading import load_tokenizer as load_checkpoint_tokeniz
 FILE = "reference.npz"
 _LENGTHS = (8, 16, 32, 64, 128, 256, 384, 512)
 _TEXTS_A_LENGTH = 6
-_TEXTS_A_LONG_LENGTH = 3
+_TEXTS_A_LONG_LENGTH = 2
 _LONG = 256
 
 
