@@ -16,6 +16,8 @@ from tritonsmith.paths import templates_folder
 
 FILES = ("ladder.json", "ladder.md", "ladder.html")
 
+_MARGIN_POINTS = 2
+
 
 def as_document(report: LadderReport) -> dict[str, Any]:
     """Return the report as what JSON holds: times in milliseconds, sizes in bytes, rates in GFLOP/s."""
@@ -84,19 +86,21 @@ def picture(report: LadderReport, lengths: list[int]) -> str:
 
 
 def _metric_against_latency(axes: Any, rungs: list[RungReport], length: int) -> None:
+    values = []
     for rung in rungs:
         assert rung.metric is not None
-        latency = rung.measured.latency[length].p50
-        axes.scatter(latency, rung.metric.value, s=40)
-        axes.annotate(rung.measured.name, (latency, rung.metric.value), xytext=(5, 5), textcoords="offset points")
+        values.append(rung.metric.value)
+        # Rungs of equal metric lie close together: a legend can be read where labels would overlap.
+        axes.scatter(rung.measured.latency[length].p50, values[-1], s=50, label=rung.measured.name)
     first = rungs[0]
     assert first.metric is not None
     axes.axhline(first.metric.value, linewidth=0.8, linestyle="--", color="grey")
-    axes.set_xscale("log")
-    axes.set_xlabel(f"median latency at {length} tokens, ms (log scale)")
+    axes.set_xlim(left=0)
+    # A scale that fits the points would make differences of a tenth look like cliffs.
+    axes.set_ylim(min(*values, first.metric.value) - _MARGIN_POINTS, max(*values, first.metric.value) + _MARGIN_POINTS)
+    axes.set_xlabel(f"median latency at {length} tokens, ms")
     axes.set_ylabel(f"{first.metric.metric}, %")
-    low, high = axes.get_xlim()
-    axes.set_xlim(low, high * 1.6)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
 def _speedups(axes: Any, rungs: list[RungReport], lengths: list[int]) -> None:
