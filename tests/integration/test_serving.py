@@ -295,20 +295,34 @@ def test_evaluate_gives_the_served_model_and_pytorch_the_same_scores(run_tool: R
     done = run_tool("evaluate", "--url", served.server.launch.grpc_url, *arguments, "--answerable")
     assert done.returncode == 0, done.stderr
     scores = json.loads(done.stdout)
-    assert scores["PyTorch demo"]["questions"] == 2
-    assert scores["PyTorch demo"]["exact_match"] == scores["Triton demo"]["exact_match"] == 100
-    everything = run_tool("evaluate", "--url", served.server.launch.grpc_url, *arguments)
-    assert json.loads(everything.stdout)["Triton demo"]["exact_match"] == pytest.approx(200 / 3)
+    assert scores["PyTorch demo"]["examples"] == 2
+    assert scores["PyTorch demo"]["figures"] == scores["Triton demo"]["figures"] == {"exact": 100, "f1": 100}
+    for threshold, exact in (("0", 200 / 3), ("-1000", 100 / 3)):
+        options = ("--no-answer-threshold", threshold)
+        everything = run_tool("evaluate", "--url", served.server.launch.grpc_url, *arguments, *options)
+        assert json.loads(everything.stdout)["Triton demo"]["figures"]["exact"] == pytest.approx(exact)
 
 
-def test_evaluate_refuses_another_task(run_tool: RunTool, served: Served, tmp_path: Path) -> None:
+def test_evaluate_scores_tags_of_a_served_model(run_tool: RunTool, served: Served, tmp_path: Path) -> None:
+    dataset = tmp_path / "dataset.jsonl"
+    dataset.write_text(json.dumps({"tokens": ["the", "little", "pig"], "tags": ["LABEL_0", "LABEL_4", 1]}))
+    arguments = ("--dataset", dataset, "--model", "roberta", "--repository", served.repository, "--json")
+    done = run_tool("evaluate", "--url", served.server.launch.grpc_url, *arguments)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)["Triton roberta"]["figures"]
+    assert figures["accuracy"] in [pytest.approx(100 * correct / 3) for correct in range(4)]
+
+
+@pytest.mark.parametrize(("model", "message"), [("deberta-v2", "fill-mask has no metric"), ("roberta", "line 1 has no field")])
+def test_evaluate_names_what_it_cannot_score(
+    run_tool: RunTool, served: Served, tmp_path: Path, model: str, message: str
+) -> None:
     dataset = tmp_path / "dataset.json"
-    entry = {"id": "1", "question": "Who?", "answers": []}
-    dataset.write_text(json.dumps({"data": [{"paragraphs": [{"context": "x", "qas": [entry]}]}]}))
-    arguments = ("--dataset", dataset, "--model", "roberta", "--repository", served.repository)
+    dataset.write_text(json.dumps({"data": []}))
+    arguments = ("--dataset", dataset, "--model", model, "--repository", served.repository)
     done = run_tool("evaluate", "--url", served.server.launch.grpc_url, *arguments)
     assert done.returncode == 2
-    assert "token-classification" in one_error_line(done)
+    assert message in one_error_line(done)
 
 
 def test_quickstart(run_tool: RunTool, tmp_path: Path) -> None:

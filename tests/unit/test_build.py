@@ -178,15 +178,16 @@ def test_metric_gates_the_build(build_tiny: Build, repository: Path, labelled: P
 
 
 def test_a_metric_that_drops_too_far_publishes_nothing(
-    build_tiny: Build, repository: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch
+    build_tiny: Build, repository: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Plant an INT8 model that ruins the metric, and a parity check that does not see it."""
+    options = {"precision": "int8", "dataset": labelled, "cache": tmp_path / "cache"}
     monkeypatch.setitem(jobs._MODULES, "int8-dynamic", "tests.ruined")
     monkeypatch.setitem(TOLERANCES, "int8", Tolerance(max_diff=99, relative_l2=99, top1_agreement=0))
     with pytest.raises(VerificationError, match=r"--max-metric-drop 1%: the int8 model's accuracy is \d+\.\d+, .* 100\.00"):
-        build_tiny("distilbert", precision="int8", dataset=labelled)
+        build_tiny("distilbert", **options)
     assert not repository.exists()
-    assert build_tiny("distilbert", precision="int8", dataset=labelled, max_metric_drop="100%").published.new
+    assert build_tiny("distilbert", **options, max_metric_drop="100%").published.new
 
 
 @pytest.mark.parametrize(
