@@ -7,6 +7,7 @@ F1. Products of two activations (attention scores) stay in floating point.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tritonsmith.errors import StageError
 from tritonsmith.inputs import Feed
 from tritonsmith.stages.calibration import calibration_feeds
 
-_PREPARED = "prepared.onnx"
+_SCRATCH = "scratch"
 
 
 def run(inputs: Mapping[str, Path], output: Path, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,7 +44,9 @@ def run(inputs: Mapping[str, Path], output: Path, options: Mapping[str, Any]) ->
             return next(self._feeds, None)
 
     source = read_artifact(inputs["artifact"])
-    prepared = output / _PREPARED
+    # Beyond 2 GB the preparation writes a file for every weight.
+    (output / _SCRATCH).mkdir()
+    prepared = output / _SCRATCH / "prepared.onnx"
     large = source.size_bytes > MESSAGE_LIMIT
     # Without the shapes only the weights would be quantised, silently; the symbolic inference does not know every operator.
     quant_pre_process(source.model, prepared, skip_optimization=True, skip_symbolic_shape=True, save_as_external_data=large)
@@ -67,8 +70,7 @@ def run(inputs: Mapping[str, Path], output: Path, options: Mapping[str, Any]) ->
             "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"],
         },
     )
-    for leftover in output.glob(f"{_PREPARED}*"):
-        leftover.unlink()
+    shutil.rmtree(output / _SCRATCH)
     carry_over(source, output, "int8")
     nodes = [node.op_type for node in onnx.load(output / MODEL_FILE, load_external_data=False).graph.node]
     if "QuantizeLinear" not in nodes:
