@@ -39,7 +39,9 @@ def main(
     name: Annotated[str | None, typer.Option(help="name of the Triton model [default: MODEL's last part]")] = None,
     task: Annotated[str, typer.Option(help=f"auto, {', '.join(Task)}")] = _DEFAULTS.task,
     device: Annotated[str, typer.Option(help="where it will be served: cpu or gpu")] = _DEFAULTS.device,
-    precision: Annotated[str | None, typer.Option(help="fp32, fp16 (for GPUs) or int8 (for CPUs) [default: fp32]")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, fp16 (for GPUs) or int8 (dynamic on a cpu, static on a gpu) [default: fp32]")
+    ] = None,
     recipe: Annotated[str | None, typer.Option(help=f"your own stages instead: of {', '.join(ORDER)}, in this order")] = None,
     repository: Annotated[Path, typer.Option(help="the model repository, created if need be")] = _DEFAULTS.repository,
     max_batch_size: Annotated[

@@ -203,8 +203,11 @@ class _Rungs:
             output = Path(report.folder)
             if report.stage == "compact":
                 folder, shape = output, self._shape.compacted(report.facts["layers"])
-                self._steps.setdefault(name, self._pytorch("compact (PyTorch FP32)", output, shape))
-            elif name not in self._steps:
+            if name in self._steps:
+                continue
+            if report.stage == "compact":
+                self._steps[name] = self._pytorch("compact (PyTorch FP32)", output, shape)
+            else:
                 engine = artifact_predictor(output, self._options.threads)
                 footprint = self._footprint({"artifact": output})
                 arithmetic = "int8" if read_artifact(output).precision == "int8" else "fp32"

@@ -1,4 +1,4 @@
-"""fp16: weights and arithmetic of a raw ONNX export to FP16, inputs and outputs left as they are.
+"""fp16: weights and arithmetic of a raw or fused ONNX graph to FP16, inputs and outputs left as they are.
 
 ONNX Runtime's own converter; onnxconverter-common's writes a model that does not load, because it leaves the exporter's Cast
 nodes at FP32.

@@ -32,13 +32,14 @@ def tensor_values(file: Path, scratch: Path, names: Sequence[str], feeds: Sequen
     for data in file.parent.glob(f"{file.name}?*"):
         (scratch / data.name).hardlink_to(data)
     probe = scratch / "probe.onnx"
+    model = onnx.load(file, load_external_data=False)
+    known = {value.name for value in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in unique if name not in known)
+    probe.write_bytes(model.SerializeToString())
+    del model
+    session = onnxruntime.InferenceSession(probe, providers=["CPUExecutionProvider"])
     for start in range(0, len(unique), TENSORS_AT_ONCE):
         chosen = unique[start : start + TENSORS_AT_ONCE]
-        model = onnx.load(file, load_external_data=False)
-        known = {value.name for value in model.graph.output}
-        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in chosen if name not in known)
-        probe.write_bytes(model.SerializeToString())
-        session = onnxruntime.InferenceSession(probe, providers=["CPUExecutionProvider"])
         answers: list[list[Any]] = [session.run(chosen, feed) for feed in feeds]
         for position, name in enumerate(chosen):
             yield name, [answer[position] for answer in answers]
