@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from tritonsmith.build import BuildResult, build
-from tritonsmith.cli import console, new_app, print_json, run
+from tritonsmith.cli import console, new_app, parse_lengths, print_json, run
 from tritonsmith.datasets import read_dataset, spread
 from tritonsmith.jobs import JobRunner
 from tritonsmith.ladder import LadderOptions, LadderReport, climb
@@ -19,6 +19,7 @@ from tritonsmith.ladder_report import as_document
 from tritonsmith.options import BuildOptions
 from tritonsmith.recipes import FUSE_LEVELS, ORDER
 from tritonsmith.report import LadderProgress, print_ladder, stage_table
+from tritonsmith.repository.presets import describe_presets, preset_names
 from tritonsmith.tasks import Task
 
 _DEFAULTS = BuildOptions(model="")
@@ -27,6 +28,7 @@ _LADDER_LENGTHS = (32, 64, 128, 256)
 _HELP = (
     "Build MODEL into a version of a Triton model repository: exported to ONNX, converted to the precision, "
     "verified against the PyTorch checkpoint on real text, published whole or not at all.\n\n"
+    f"Presets: {describe_presets()}\n\n"
     "Exit code 1: the build failed, nothing was published; 2: an option is wrong."
 )
 
@@ -44,22 +46,37 @@ def main(
     ] = None,
     recipe: Annotated[str | None, typer.Option(help=f"your own stages instead: of {', '.join(ORDER)}, in this order")] = None,
     repository: Annotated[Path, typer.Option(help="the model repository, created if need be")] = _DEFAULTS.repository,
+    preset: Annotated[
+        str | None,
+        typer.Option(help=f"how it is served: {', '.join(preset_names())}, or your own YAML file [default: cpu, throughput]"),
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="a field of config.pbtxt by its path, such as instance_group.0.count=2; repeatable"),
+    ] = None,
+    lengths: Annotated[
+        str | None,
+        typer.Option(
+            help="lengths that are served, in tokens: for warm-up, buckets, TensorRT's profiles [default: the preset's]"
+        ),
+    ] = None,
+    warmup: Annotated[
+        bool | None, typer.Option("--warmup/--no-warmup", help="run every served length before ready [default: the preset's]")
+    ] = None,
     max_batch_size: Annotated[
         int | None,
-        typer.Option(help="largest batch; 0: requests carry the batch in their dims [default: 8, 0 with openvino]"),
+        typer.Option(help="largest batch; 0: requests carry the batch in their dims [default: the preset's, 0 with openvino]"),
     ] = None,
-    instances: Annotated[int, typer.Option(help="copies of the model that run at once")] = _DEFAULTS.instances,
+    instances: Annotated[int | None, typer.Option(help="copies of the model that run at once [default: the preset's]")] = None,
     max_length: Annotated[int, typer.Option(help="longest sequence to verify and serve, in tokens")] = _DEFAULTS.max_length,
     dynamic_batching: Annotated[
         bool | None,
-        typer.Option(
-            "--dynamic-batching/--no-dynamic-batching", help="merge waiting requests [default: on for gpu, off for cpu]"
-        ),
+        typer.Option("--dynamic-batching/--no-dynamic-batching", help="merge waiting requests [default: the preset's]"),
     ] = None,
-    max_queue_delay: Annotated[int, typer.Option(help="microseconds that a request may wait for batch mates")] = (
-        _DEFAULTS.max_queue_delay_microseconds
-    ),
-    num_versions: Annotated[int, typer.Option(help="how many of the newest versions are served")] = _DEFAULTS.num_versions,
+    max_queue_delay: Annotated[
+        int | None, typer.Option(help="microseconds that a request may wait for batch mates [default: the preset's]")
+    ] = None,
+    num_versions: Annotated[int | None, typer.Option(help="how many of the newest versions are served [default: 1]")] = None,
     intra_op_thread_count: Annotated[int, typer.Option(help="threads of one inference; 0: every core")] = (
         _DEFAULTS.intra_op_thread_count
     ),
@@ -94,6 +111,10 @@ def main(
         precision=precision,
         recipe=recipe,
         repository=repository,
+        preset=preset,
+        settings=tuple(setting or ()),
+        lengths=tuple(parse_lengths(lengths, "--lengths")) if lengths else None,
+        warmup=warmup,
         max_batch_size=max_batch_size,
         instances=instances,
         max_length=max_length,

@@ -43,6 +43,12 @@ def main(
     model_control: Annotated[str, typer.Option(help=", ".join(MODEL_CONTROLS))] = _DEFAULTS.model_control,
     triton: Annotated[str, typer.Option(help="release of the NGC container")] = _DEFAULTS.triton,
     ort_spinning: Annotated[bool, typer.Option(help="let ONNX Runtime's threads spin (embedded)")] = _DEFAULTS.allow_spinning,
+    check: Annotated[
+        bool, typer.Option(help="refuse what the preflight (tools/check_repo.py) finds wrong, checksums included")
+    ] = _DEFAULTS.check,
+    response_cache_size: Annotated[int, typer.Option(help="bytes of the response cache, where a model asks for it")] = (
+        _DEFAULTS.response_cache_bytes
+    ),
     startup_timeout: Annotated[float, typer.Option(help="seconds to be ready in")] = _DEFAULTS.startup_timeout_s,
     drain_timeout: Annotated[float, typer.Option(help="seconds for requests in flight at the end")] = _DEFAULTS.drain_timeout_s,
     detach: Annotated[bool, typer.Option("--detach", help="serve in the background and return when ready")] = False,
@@ -70,6 +76,8 @@ def main(
         model_control=model_control,
         triton=triton,
         allow_spinning=ort_spinning,
+        check=check,
+        response_cache_bytes=response_cache_size,
         startup_timeout_s=startup_timeout,
         drain_timeout_s=drain_timeout,
     )

@@ -16,12 +16,16 @@ from tritonsmith.checkpoint import Checkpoint, resolve
 from tritonsmith.errors import UsageError
 from tritonsmith.gate import check_datasets
 from tritonsmith.hashing import sha256_file
+from tritonsmith.inputs import TextInputs, load_tokenizer
 from tritonsmith.jobs import JobRunner, library_versions
 from tritonsmith.metrics.scoring import Scores
 from tritonsmith.options import BuildOptions, check_options
+from tritonsmith.preflight.check import read_onnx
+from tritonsmith.preflight.model import Graph
 from tritonsmith.recipes import precision_of
 from tritonsmith.releases import find_release
-from tritonsmith.repository.model_config import DynamicBatching, InstanceGroup, ModelConfig, from_graph, render
+from tritonsmith.repository.describe import Described, Subject, describe
+from tritonsmith.repository.model_config import ModelConfig
 from tritonsmith.repository.publish import Published, publish
 from tritonsmith.stage_runs import StageReport, run_stages
 
@@ -39,14 +43,16 @@ class BuildResult:
     notes: list[str]
 
 
-def notes_on(options: BuildOptions, reports: Sequence[StageReport] = ()) -> list[str]:
+def notes_on(options: BuildOptions, reports: Sequence[StageReport], config: ModelConfig) -> list[str]:
     """Return what the user should know about a combination of options that is allowed but has a cost."""
     notes = []
     if options.device == "cpu" and precision_of(options.stages) == "fp16":
         notes.append("fp16 on a CPU runs at FP32 speed; it halves the size only (int8 is the fast one)")
-    if options.stages[-1] == "int8-dynamic" and options.batches_dynamically:
+    if options.stages[-1] == "int8-dynamic" and config.dynamic_batching:
         moved = f": logits moved by up to {_batch_diff(reports):.2g}" if reports else ""
         notes.append(f"dynamic int8 takes one activation scale over a batch, so answers depend on their batch mates{moved}")
+    if _uses_tensorrt(config):
+        notes.append("TensorRT converts the graph itself when it loads it: what it answers then was not verified here")
     for report in reports:
         if report.stage == "compact" and report.facts["nothing_to_cut"]:
             notes.append("compact found nothing to cut: no attention head or FFN neuron is zero")
@@ -81,15 +87,24 @@ def build(options: BuildOptions, on_start: Callable[[str], None] | None = None) 
     check_datasets(options, checkpoint.task)
     name = options.name or default_name(options.model)
     reports, artifact, baseline = run_stages(options, checkpoint, runner)
-    config = _config(options, name, artifact)
+    described = _describe(options, name, artifact)
     published = publish(
         options.repository,
         name,
         {file: artifact.path / file for file in artifact.files},
-        render(config),
+        described.config,
         _manifest(options, name, checkpoint, artifact, reports, baseline),
+        described.warmup_files,
     )
-    return BuildResult(name, published, checkpoint, reports, baseline, notes_on(options, reports))
+    notes = notes_on(options, reports, described.config)
+    # What dynamic INT8 costs in a batch is measured, and told by the other note.
+    notes += [f"{found.field}: {found.message}; {found.fix}" for found in described.findings if found.rule != "batch-variant"]
+    return BuildResult(name, published, checkpoint, reports, baseline, notes)
+
+
+def _uses_tensorrt(config: ModelConfig) -> bool:
+    accelerators = config.optimization.execution_accelerators if config.optimization else None
+    return accelerators is not None and any(entry.name == "tensorrt" for entry in accelerators.gpu_execution_accelerator)
 
 
 def _batch_diff(reports: Sequence[StageReport]) -> float:
@@ -103,24 +118,14 @@ def default_name(model: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "_", last).lstrip(".-") or "model"
 
 
-def _config(options: BuildOptions, name: str, artifact: Artifact) -> ModelConfig:
-    kind = "KIND_GPU" if options.device == "gpu" else "KIND_CPU"
-    parameters = _openvino_parameters() if artifact.backend == "openvino" else {}
-    if options.intra_op_thread_count:
-        key = "INFERENCE_NUM_THREADS" if artifact.backend == "openvino" else "intra_op_thread_count"
-        parameters[key] = str(options.intra_op_thread_count)
-    batching = DynamicBatching(options.max_queue_delay_microseconds) if options.batches_dynamically else None
-    return from_graph(
-        name,
-        artifact.inputs,
-        artifact.outputs,
-        backend=artifact.backend,
-        max_batch_size=options.batch_limit,
-        instance_group=InstanceGroup(kind, options.instances),
-        num_versions=options.num_versions,
-        dynamic_batching=batching,
-        parameters=parameters,
-    )
+def _describe(options: BuildOptions, name: str, artifact: Artifact) -> Described:
+    graph = read_onnx(artifact.model) if artifact.backend == "onnxruntime" else Graph(artifact.inputs, artifact.outputs)
+    assert graph is not None, "a stage's own model can be read"
+    names = [spec.name for spec in artifact.inputs]
+    inputs = TextInputs(load_tokenizer(artifact.path / "tokenizer.json"), artifact.task, names, artifact.pad_token_id)
+    precision = options.served_precision if options.recipe is None else artifact.precision
+    subject = Subject(name, artifact.backend, graph, options.max_length, precision, inputs.exact)
+    return describe(options, subject, find_release(options.triton))
 
 
 def _metric(options: BuildOptions, baseline: Scores | None) -> dict[str, Any] | None:
@@ -137,11 +142,6 @@ def _metric(options: BuildOptions, baseline: Scores | None) -> dict[str, Any] | 
 
 def _file(path: Path | None) -> dict[str, str] | None:
     return {"name": path.name, "sha256": sha256_file(path)} if path else None
-
-
-def _openvino_parameters() -> dict[str, str]:
-    """One inference at a time on all threads, and BF16 for what is not quantised where the processor has it."""
-    return {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "HINT_BF16": "YES"}
 
 
 def _manifest(

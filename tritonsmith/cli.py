@@ -16,6 +16,8 @@ from tritonsmith.errors import TritonsmithError, UsageError
 
 console = Console(stderr=True, highlight=False)
 """Progress, notes and errors; results alone go to standard output."""
+output = Console(highlight=False)
+"""Standard output, for results that are for people."""
 
 
 def new_app() -> typer.Typer:
@@ -48,7 +50,7 @@ def fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def parse_lengths(text: str) -> list[int]:
+def parse_lengths(text: str, option: str = "--sequence-lengths") -> list[int]:
     """Return the numbers of a comma-separated list of token lengths, in its order.
 
     Raises:
@@ -56,7 +58,7 @@ def parse_lengths(text: str) -> list[int]:
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise UsageError(f"--sequence-lengths {text}: expected numbers of tokens separated by commas, such as 32,64,128,256")
+        raise UsageError(f"{option} {text}: expected numbers of tokens separated by commas, such as 32,64,128,256")
     return [int(part) for part in parts]
 
 

@@ -51,8 +51,12 @@ def load_tokenizer(file: Path) -> Tokenizer:
 class TextInputs:
     """Makes feeds for one model from the packaged texts."""
 
-    def __init__(self, tokenizer: Tokenizer, task: Task, input_names: Sequence[str], pad_token_id: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, task: Task, input_names: Sequence[str], pad_token_id: int, buckets: Sequence[int] = ()
+    ) -> None:
         """Make feeds with `input_names`, a subset of input_ids, attention_mask and token_type_ids.
+
+        `buckets` are the lengths that requests are padded to, where the model is served so.
 
         Raises:
             UsageError: the model has an input that no text gives.
@@ -64,6 +68,7 @@ class TextInputs:
         self._task = task
         self._names = list(input_names)
         self._pad = pad_token_id
+        self._buckets = sorted(buckets)
 
     def exact(self, length: int, index: int = 0) -> Feed:
         """Return the `index`-th real text cut to exactly `length` tokens, special tokens included: shape [1, length]."""
@@ -82,10 +87,16 @@ class TextInputs:
             np.ones((1, length), dtype=np.int64),
         )
 
+    def request(self, length: int, index: int = 0) -> Feed:
+        """Return what a client sends for the `index`-th text of `length` tokens: padded to its bucket, if there are any."""
+        bucket = next((bucket for bucket in self._buckets if bucket >= length), length)
+        return self._pad_together([self.exact(length, index)], bucket)
+
     def padded(self, lengths: Sequence[int], index: int = 0) -> Feed:
         """Return texts of the given lengths as one right-padded batch: shape [len(lengths), max(lengths)]."""
-        feeds = [self.exact(length, index + offset) for offset, length in enumerate(lengths)]
-        longest = max(lengths)
+        return self._pad_together([self.exact(length, index + offset) for offset, length in enumerate(lengths)], max(lengths))
+
+    def _pad_together(self, feeds: Sequence[Feed], longest: int) -> Feed:
         fill = {"input_ids": self._pad, "token_type_ids": 0, "attention_mask": 0}
         return {
             name: np.concatenate(

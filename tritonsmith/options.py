@@ -9,32 +9,24 @@ from tritonsmith.errors import UsageError
 from tritonsmith.paths import cache_folder
 from tritonsmith.recipes import FUSE_LEVELS, PRECISIONS, parse_recipe
 from tritonsmith.releases import EMBEDDED, find_release
+from tritonsmith.repository.describe import ConfigOptions, check_config, served_lengths
 
 MIN_MAX_LENGTH = 16
 """In tokens; verification compares lengths from 8 up to the maximum."""
 
 
 @dataclass(frozen=True)
-class BuildOptions:
+class BuildOptions(ConfigOptions):
     """What a user asks of a build; the fields are `tools/build_repo.py`'s options."""
 
     model: str
     name: str | None = None
     task: str = "auto"
-    device: str = "cpu"
     precision: str | None = None
-    """fp32 if neither it nor a recipe is given; a recipe has a precision of its own."""
+    """The preset's (fp32) if neither it nor a recipe is given; a recipe has a precision of its own."""
     recipe: str | None = None
     repository: Path = Path("model_repository")
-    max_batch_size: int | None = None
-    """None: 8, but 0 for OpenVINO, whose backend pads or refuses smaller batches."""
-    instances: int = 1
     max_length: int = 384
-    dynamic_batching: bool | None = None
-    """None: on for a GPU, off for a CPU, where batching costs latency and brings nothing."""
-    max_queue_delay_microseconds: int = 0
-    num_versions: int = 1
-    intra_op_thread_count: int = 0
     dataset: Path | None = None
     """Examples of the task in the format of `tritonsmith.datasets`: the metric that gates the build is computed on them."""
     dataset_limit: int | None = None
@@ -52,39 +44,44 @@ class BuildOptions:
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages to run, in their order."""
-        return parse_recipe(self.recipe) if self.recipe is not None else PRECISIONS[self.device][self.precision or "fp32"]
+        if self.recipe is not None:
+            return parse_recipe(self.recipe)
+        recipes = self.loaded_preset.recipes
+        own = {precision: parse_recipe(recipe) for precision, recipe in recipes.items()}
+        return {**PRECISIONS[self.device], **own}[self.served_precision]
 
     @property
-    def batches_dynamically(self) -> bool:
-        """Whether config.pbtxt asks for the dynamic batcher."""
-        if self.dynamic_batching is None:
-            return self.device == "gpu" and self.batch_limit > 0
-        return self.dynamic_batching
+    def served_precision(self) -> str:
+        """The precision that is asked for, where no recipe says it."""
+        return self.precision or self.loaded_preset.precision
 
     @property
-    def batch_limit(self) -> int:
-        """The `max_batch_size` of config.pbtxt."""
-        if self.max_batch_size is None:
-            return 0 if "openvino" in self.stages else 8
-        return self.max_batch_size
+    def backend(self) -> str:
+        """The Triton backend of what the recipe makes."""
+        return "openvino" if self.stages[-1] == "openvino" else "onnxruntime"
 
 
 def check_options(options: BuildOptions) -> None:
     """Raise UsageError for the first option that cannot be right."""
     _check_recipe(options)
-    _check_batching(options)
+    _check_openvino(options)
+    if options.instances is not None and options.instances < 1:
+        raise UsageError(f"--instances {options.instances}: expected 1 or more")
     if options.max_length < MIN_MAX_LENGTH:
         raise UsageError(f"--max-length {options.max_length}: expected {MIN_MAX_LENGTH} tokens or more")
     for option, value, least in (
         ("--num-versions", options.num_versions, 1),
         ("--intra-op-thread-count", options.intra_op_thread_count, 0),
         ("--max-queue-delay", options.max_queue_delay_microseconds, 0),
+        ("--max-batch-size", options.max_batch_size, 0),
     ):
-        if value < least:
+        if value is not None and value < least:
             raise UsageError(f"{option} {value}: expected {least} or more")
     if options.repository.exists() and not options.repository.is_dir():
         raise UsageError(f"--repository {options.repository}: is a file; expected a folder")
     find_release(options.triton)
+    served_lengths(options, options.max_length)
+    check_config(options, options.backend)
 
 
 def _check_recipe(options: BuildOptions) -> None:
@@ -102,11 +99,9 @@ def _check_recipe(options: BuildOptions) -> None:
         )
 
 
-def _check_batching(options: BuildOptions) -> None:
-    if "openvino" in options.stages and options.batch_limit > 0:
+def _check_openvino(options: BuildOptions) -> None:
+    if options.backend == "openvino" and options.max_batch_size:
         raise UsageError(
             f"--max-batch-size {options.max_batch_size}: Triton's openvino backend pads or refuses smaller batches; "
             "leave it at 0, where a request carries any batch in its dims"
         )
-    if options.dynamic_batching and options.batch_limit == 0:
-        raise UsageError("--dynamic-batching: needs --max-batch-size of at least 1, found 0")

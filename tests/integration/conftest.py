@@ -15,9 +15,12 @@ from tritonsmith.client import Client
 from tritonsmith.inputs import TextInputs, load_tokenizer
 from tritonsmith.options import BuildOptions
 from tritonsmith.repository.layout import ModelFolder
+from tritonsmith.repository.presets import load_preset, preset_names
 from tritonsmith.serving.options import Ports, ServeOptions
 from tritonsmith.serving.server import TritonServer, running
 from tritonsmith.tasks import Task
+
+CPU_PRESETS = [name for name in preset_names() if "cpu" in load_preset(name).devices]
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,10 @@ def repository(
     add(str(checkpoint("bert")), "bert_openvino", recipe="export,openvino")
     add(str(checkpoint("bert")), "twice", instances=2)
     add(str(checkpoint("bert")), "unbatched", max_batch_size=0)
+    for preset in CPU_PRESETS:
+        lengths = load_preset(preset).lengths
+        add(str(checkpoint("bert")), f"preset_{preset}", preset=preset, lengths=tuple(n for n in lengths if n <= MAX_LENGTH))
+    add(str(checkpoint("bert")), "cached", settings=("response_cache.enable=true",))
     add(str(checkpoint("bert")), "versions", num_versions=2)
     add(str(second_bert), "versions", num_versions=2)
     return folder

@@ -47,7 +47,7 @@ def edit(repository: Path, old: str, new: str) -> None:
 def serve_embedded(run_tool: RunTool, repository: Path) -> str:
     """Serve a repository that cannot be served; return the one error line."""
     ports = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
-    done = run_tool("serve", "--repository", repository, "--runtime", "embedded", *ports)
+    done = run_tool("serve", "--repository", repository, "--runtime", "embedded", "--no-check", *ports)
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, done.stderr
@@ -228,7 +228,7 @@ def _answers(client: Client) -> bool:
 def test_detached_server_that_cannot_start_says_why(run_tool: RunTool, bert_only: Path) -> None:
     (bert_only / "bert" / "1" / "model.onnx").write_bytes(b"not a model")
     ports = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
-    done = run_tool("serve", "--repository", bert_only, "--runtime", "embedded", *ports, "--detach")
+    done = run_tool("serve", "--repository", bert_only, "--runtime", "embedded", *ports, "--detach", "--no-check")
     assert done.returncode == 1
     assert "cannot load model.onnx" in one_error_line(done)
 

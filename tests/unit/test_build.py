@@ -20,7 +20,7 @@ from tritonsmith.engines import artifact_predictor
 from tritonsmith.errors import CheckpointError, StageError, UsageError, VerificationError
 from tritonsmith.inputs import TextInputs, load_tokenizer
 from tritonsmith.repository.layout import ModelFolder
-from tritonsmith.repository.model_config import parse
+from tritonsmith.repository.rendering import parse
 from tritonsmith.stages.export import check_inference
 from tritonsmith.stages.fp16 import check_overflow
 from tritonsmith.stages.loading import load_model

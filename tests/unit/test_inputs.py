@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.checkpoints import make_tokenizer
+from tritonsmith.bench.source import bucket_lengths
 from tritonsmith.errors import UsageError
 from tritonsmith.inputs import TextInputs, load_tokenizer
 from tritonsmith.tasks import Task
@@ -56,6 +57,17 @@ def test_padding_is_right_and_masked(makers: dict[Task, TextInputs]) -> None:
     assert feed["attention_mask"].sum(axis=1).tolist() == [8, 32, 16]
     assert (feed["input_ids"][0, 8:] == 0).all()
     assert (np.diff(feed["attention_mask"], axis=1) <= 0).all()
+
+
+def test_requests_are_padded_to_their_bucket(tokenizer_file: Path) -> None:
+    maker = TextInputs(load_tokenizer(tokenizer_file), Task.QUESTION_ANSWERING, NAMES, 0, buckets=[64, 32])
+    for length, bucket in ((20, 32), (32, 32), (33, 64), (80, 80)):
+        feed = maker.request(length)
+        assert feed["input_ids"].shape == (1, bucket)
+        assert feed["attention_mask"].sum() == length
+        np.testing.assert_array_equal(feed["input_ids"][:, :length], maker.exact(length)["input_ids"])
+    config = {"parameters": {"bucket_lengths": {"string_value": "64, 128"}}}
+    assert (bucket_lengths(config), bucket_lengths({})) == ([64, 128], [])
 
 
 def test_saved_truncation_is_reset(tokenizer_file: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tritonsmith.build import build
 from tritonsmith.errors import UsageError, VerificationError
 from tritonsmith.inputs import passages
 from tritonsmith.options import BuildOptions
-from tritonsmith.repository.model_config import parse
+from tritonsmith.repository.rendering import parse
 from tritonsmith.stages.sensitivity import error_ratio, rounded
 
 Build = Callable[..., Any]

@@ -20,7 +20,7 @@ from tritonsmith.jobs import JobRunner
 from tritonsmith.options import BuildOptions, check_options
 from tritonsmith.recipes import parse_recipe
 from tritonsmith.repository.layout import ModelFolder
-from tritonsmith.repository.model_config import parse
+from tritonsmith.repository.rendering import parse
 from tritonsmith.stage_runs import run_stages
 from tritonsmith.stages import compact, export, fuse
 from tritonsmith.stages.fuse import check_counts, correct_head_counts
@@ -134,7 +134,7 @@ def test_architecture_that_nncf_cannot_quantise_is_named(
     [
         ({"max_batch_size": 4}, "--max-batch-size 4"),
         ({"device": "gpu"}, "runs on the CPU"),
-        ({"dynamic_batching": True}, "needs"),
+        ({"dynamic_batching": True}, "dynamic_batching: asked for with max_batch_size 0"),
     ],
 )
 def test_what_openvino_cannot_do(tmp_path: Path, options: dict[str, Any], message: str) -> None:

@@ -14,6 +14,7 @@ from tritonsmith.client import Client
 from tritonsmith.errors import ServerError, UnreachableError, UsageError
 from tritonsmith.options import BuildOptions, check_options
 from tritonsmith.releases import find_release
+from tritonsmith.repository.model_config import DynamicBatching, ModelConfig
 from tritonsmith.serving import docker
 from tritonsmith.serving.health import probe
 from tritonsmith.serving.log import readable
@@ -102,7 +103,9 @@ def test_probe_is_valid_for_any_vocabulary() -> None:
 
 
 def test_container_command() -> None:
-    command = docker.command(Path("/r"), find_release("25.03"), Ports(18000, 18001, 18002), "127.0.0.1", "explicit", True, "n")
+    command = docker.command(
+        Path("/r"), find_release("25.03"), Ports(18000, 18001, 18002), "127.0.0.1", triton_flags("explicit"), True, "n"
+    )
     text = " ".join(command)
     assert "--publish 127.0.0.1:18001:8001" in text
     assert "--volume /r:/models:ro" in text
@@ -110,7 +113,7 @@ def test_container_command() -> None:
     assert "--shm-size 1g" in text
     assert "nvcr.io/nvidia/tritonserver:25.03-py3 tritonserver --model-repository=/models" in text
     assert command[-len(triton_flags("explicit")) :] == triton_flags("explicit")
-    without = docker.command(Path("/r"), find_release("25.03"), Ports(), "127.0.0.1", "none", False, "n")
+    without = docker.command(Path("/r"), find_release("25.03"), Ports(), "127.0.0.1", triton_flags("none"), False, "n")
     assert "--gpus" not in without
 
 
@@ -149,6 +152,11 @@ def test_lengths() -> None:
         ({"num_versions": 0}, "--num-versions 0"),
         ({"intra_op_thread_count": -1}, "--intra-op-thread-count"),
         ({"triton": "1"}, "--triton"),
+        ({"instances": 0}, "--instances 0"),
+        ({"max_batch_size": -1}, "--max-batch-size -1"),
+        ({"lengths": (500,)}, "--lengths: 500"),
+        ({"settings": ("input=[]", "max_batch=3")}, "max_batch: no such field"),
+        ({"dynamic_batching": True, "max_batch_size": 0}, "dynamic_batching"),
     ],
 )
 def test_build_options_are_checked_before_any_work(options: dict[str, object], message: str) -> None:
@@ -157,9 +165,10 @@ def test_build_options_are_checked_before_any_work(options: dict[str, object], m
 
 
 def test_costly_combinations_are_told() -> None:
-    assert "FP32 speed" in notes_on(BuildOptions("demo", precision="fp16"))[0]
-    assert "batch mates" in notes_on(BuildOptions("demo", precision="int8", dynamic_batching=True))[0]
-    assert notes_on(BuildOptions("demo", precision="int8")) == []
+    batching = ModelConfig(name="m", dynamic_batching=DynamicBatching())
+    assert "FP32 speed" in notes_on(BuildOptions("demo", precision="fp16"), [], ModelConfig(name="m"))[0]
+    assert "batch mates" in notes_on(BuildOptions("demo", precision="int8"), [], batching)[0]
+    assert notes_on(BuildOptions("demo", precision="int8"), [], ModelConfig(name="m")) == []
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, RunTool, one_error_line
-from tritonsmith.repository.publish import publish
 
 TOOLS = sorted(path.stem for path in (ROOT / "tools").glob("*.py"))
 
@@ -70,20 +69,28 @@ def test_wrong_input(run_tool: RunTool, tmp_path: Path, tool: str, arguments: li
     assert not any((tmp_path / "empty").iterdir())
 
 
+PYTHON_MODEL = (
+    'name: "m" backend: "python" input { name: "x" data_type: TYPE_INT64 dims: 1 } '
+    'output { name: "y" data_type: TYPE_INT64 dims: 1 } instance_group { kind: KIND_CPU count: 1 } '
+)
+
+
 @pytest.fixture
 def repository(tmp_path: Path) -> Callable[[str], Path]:
-    """A repository with one model whose config.pbtxt is given; nothing in it is ever loaded."""
+    """A repository of another tool's with one model whose config.pbtxt is given; nothing in it is ever loaded."""
 
     def make(config: str) -> Path:
-        (tmp_path / "model.onnx").write_bytes(b"")
-        publish(tmp_path / "repository", "m", {"model.onnx": tmp_path / "model.onnx"}, config, {})
-        return tmp_path / "repository"
+        folder = tmp_path / "repository" / "m"
+        (folder / "1").mkdir(parents=True)
+        (folder / "1" / "model.py").write_bytes(b"")
+        (folder / "config.pbtxt").write_text(config)
+        return folder.parent
 
     return make
 
 
 def test_gpu_model_without_a_gpu(run_tool: RunTool, repository: Callable[[str], Path]) -> None:
-    folder = repository('name: "m" backend: "onnxruntime" instance_group [ { kind: KIND_GPU } ]')
+    folder = repository(PYTHON_MODEL.replace("KIND_CPU", "KIND_GPU"))
     done = run_tool("serve", "--repository", folder, "--runtime", "embedded")
     assert done.returncode == 1
     line = one_error_line(done)
@@ -92,9 +99,9 @@ def test_gpu_model_without_a_gpu(run_tool: RunTool, repository: Callable[[str], 
 
 
 def test_config_that_does_not_parse(run_tool: RunTool, repository: Callable[[str], Path]) -> None:
-    done = run_tool("serve", "--repository", repository("name: 'm' colour: 3"), "--runtime", "embedded")
+    done = run_tool("serve", "--repository", repository(PYTHON_MODEL + "\ncolour: 3"), "--runtime", "embedded")
     assert done.returncode == 1
-    assert "m/config.pbtxt: 1:11" in one_error_line(done)
+    assert "m/config.pbtxt:2: Message type" in one_error_line(done)
 
 
 @pytest.fixture
@@ -106,7 +113,7 @@ def taken_port() -> Iterator[int]:
 
 
 def test_port_in_use(run_tool: RunTool, repository: Callable[[str], Path], taken_port: int) -> None:
-    done = run_tool("serve", "--repository", repository('name: "m"'), "--runtime", "embedded", "--grpc-port", str(taken_port))
+    done = run_tool("serve", "--repository", repository(PYTHON_MODEL), "--runtime", "embedded", "--grpc-port", str(taken_port))
     assert done.returncode == 1
     assert f"--grpc-port {taken_port}: cannot be bound" in one_error_line(done)
 
@@ -119,7 +126,7 @@ def test_docker_without_an_engine_names_the_embedded_runtime(
     if docker is not None:
         (tmp_path / "bin" / "docker").write_text(docker)
         (tmp_path / "bin" / "docker").chmod(0o755)
-    folder = repository('name: "m"')
+    folder = repository(PYTHON_MODEL)
     done = run_tool("serve", "--repository", folder, "--runtime", "docker", env={"PATH": f"{tmp_path / 'bin'}:/nowhere"})
     assert done.returncode == 1
     assert "--runtime embedded" in one_error_line(done)
@@ -131,7 +138,7 @@ def test_docker_with_an_engine_runs_the_release_s_image(
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "docker").write_text("#!/bin/sh\necho 28.2\n")
     (tmp_path / "bin" / "docker").chmod(0o755)
-    folder = repository('name: "m"')
+    folder = repository(PYTHON_MODEL)
     arguments = ("--repository", folder, "--runtime", "docker", "--triton", "25.03", "--http-port", "0", "--dry-run")
     done = run_tool("serve", *arguments, env={"PATH": f"{tmp_path / 'bin'}:/bin:/usr/bin"})
     assert done.returncode == 0, done.stderr

@@ -77,7 +77,7 @@ def run(
         raise UsageError(f"--warmup {warmup}: expected 0 or more")
     results = []
     for length in lengths:
-        sends = [client.prepare(model, inputs.exact(length, index)) for index in range(_TEXTS)]
+        sends = [client.prepare(model, inputs.request(length, index)) for index in range(_TEXTS)]
         for number in range(warmup):
             sends[number % _TEXTS]()
             on_request(length)

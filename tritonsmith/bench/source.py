@@ -29,7 +29,7 @@ class ServedModel:
     def inputs(self, config: dict[str, Any]) -> TextInputs:
         """Return the maker of feeds, for the input names that the server's config gives."""
         names = [entry["name"] for entry in config["input"]]
-        return TextInputs(load_tokenizer(self.tokenizer), self.task, names, self.pad_token_id)
+        return TextInputs(load_tokenizer(self.tokenizer), self.task, names, self.pad_token_id, bucket_lengths(config))
 
     def check_lengths(self, lengths: list[int]) -> None:
         """Raise UsageError for a length that the model cannot take."""
@@ -38,6 +38,12 @@ class ServedModel:
                 raise UsageError(f"--sequence-lengths {length}: expected at least 4 tokens, special tokens included")
             if self.max_length is not None and length > self.max_length:
                 raise UsageError(f"--sequence-lengths {length}: {self.name} takes at most {self.max_length} tokens")
+
+
+def bucket_lengths(config: dict[str, Any]) -> list[int]:
+    """Return the lengths that a model's requests are padded to, none if it is served as it comes."""
+    text = config.get("parameters", {}).get("bucket_lengths", {}).get("string_value", "")
+    return [int(part) for part in text.split(",") if part.strip()]
 
 
 def find(client: Client, model: str, repository: Path, tokenizer: Path | None, task: str | None) -> ServedModel:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tritonclient.grpc.model_config_pb2 import ModelConfig as ModelConfigMessage
+
 from tritonsmith.errors import RepositoryError
+from tritonsmith.repository.model_config import ModelConfig, validate
 
 CONFIG_FILE = "config.pbtxt"
 MANIFEST_FILE = "manifest.json"
@@ -23,6 +27,15 @@ class ModelFolder:
     def config(self) -> Path:
         """The model's config.pbtxt."""
         return self.path / CONFIG_FILE
+
+    @property
+    def warmup(self) -> Path:
+        """The folder of the files that warm-up requests read; the name is Triton's."""
+        return self.path / "warmup"
+
+    def read_config(self) -> str | None:
+        """Return the text of config.pbtxt, None if there is none."""
+        return self.config.read_text(encoding="utf-8") if self.config.is_file() else None
 
     @property
     def versions(self) -> list[int]:
@@ -49,6 +62,29 @@ class ModelFolder:
         except (OSError, ValueError) as error:
             raise RepositoryError(f"{file}: cannot be read: {error}") from error
         return manifest
+
+    def description(self, number: int) -> ModelConfig | None:
+        """Return what a version was published with, None for one that was not published by us (or before that was kept).
+
+        Raises:
+            RepositoryError: its manifest cannot be read.
+        """
+        manifest = self.manifest(number)
+        document = manifest.get("config") if manifest else None
+        return validate(document, f"{self.version(number) / MANIFEST_FILE}: config") if document else None
+
+
+def served_versions(config: ModelConfigMessage, versions: Iterable[int]) -> list[int]:
+    """Return which of the version folders the policy serves: Triton takes the newest one without a policy."""
+    known = sorted(versions)
+    policy = config.version_policy
+    choice = policy.WhichOneof("policy_choice")
+    if choice == "all":
+        return known
+    if choice == "specific":
+        return [version for version in known if version in policy.specific.versions]
+    count = policy.latest.num_versions if choice == "latest" else 1
+    return known[-count:] if count else []
 
 
 def model_folders(repository: Path) -> list[ModelFolder]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from tritonsmith.errors import RuntimeUnavailableError
 from tritonsmith.releases import Release
-from tritonsmith.serving.options import Ports, triton_flags
+from tritonsmith.serving.options import Ports
 
 _QUERY_TIMEOUT_S = 20
 _SHARED_MEMORY = "1g"
 
 
 def command(
-    repository: Path, release: Release, ports: Ports, host: str, model_control: str, gpus: bool, name: str
+    repository: Path, release: Release, ports: Ports, host: str, flags: Sequence[str], gpus: bool, name: str
 ) -> list[str]:
     """Return the `docker run` command: ports published on `host`, the repository mounted read-only."""
     published = [
@@ -38,7 +39,7 @@ def command(
         release.image,
         "tritonserver",
         "--model-repository=/models",
-        *triton_flags(model_control),
+        *flags,
     ]
 
 
@@ -80,9 +81,9 @@ def has_image(release: Release) -> bool:
     return done.returncode == 0
 
 
-def has_gpu() -> bool:
-    """Whether this machine has an NVIDIA GPU that its driver answers for."""
+def gpu_count() -> int:
+    """Return how many NVIDIA GPUs of this machine its driver answers for."""
     if shutil.which("nvidia-smi") is None:
-        return False
+        return 0
     done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)  # noqa: S607
-    return done.returncode == 0 and "GPU" in done.stdout
+    return done.stdout.count("GPU ") if done.returncode == 0 else 0

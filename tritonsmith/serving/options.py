@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tritonsmith.errors import ServerError, UsageError
-from tritonsmith.releases import EMBEDDED, find_release
+from tritonsmith.preflight.check import check_repository
+from tritonsmith.preflight.findings import errors_of
+from tritonsmith.preflight.model import Target
+from tritonsmith.releases import EMBEDDED, Release, find_release
 from tritonsmith.repository.layout import model_folders
-from tritonsmith.repository.model_config import parse
+from tritonsmith.repository.rendering import parse
 
 RUNTIMES = ("auto", "embedded", "docker")
 MODEL_CONTROLS = ("explicit", "poll", "none")
@@ -36,6 +39,10 @@ class ServeOptions:
     model_control: str = "explicit"
     triton: str = EMBEDDED
     allow_spinning: bool = False
+    check: bool = True
+    """Whether the preflight must pass first."""
+    response_cache_bytes: int = 64 * 2**20
+    """Size of the response cache, where a model asks for it."""
     startup_timeout_s: float = 300.0
     drain_timeout_s: float = 30.0
 
@@ -50,28 +57,31 @@ def check_options(options: ServeOptions) -> None:
         if not 0 <= port < 65536:
             raise UsageError(f"{option} {port}: expected 0 (any free port) to 65535")
     find_release(options.triton)
+    if options.response_cache_bytes < 2**20:
+        raise UsageError(f"--response-cache-size {options.response_cache_bytes}: expected 1048576 bytes or more")
     if not options.repository.is_dir():
         raise UsageError(f"--repository {options.repository}: no such folder; build a model into it with tools/build_repo.py")
 
 
-def check_repository(repository: Path, has_gpu: bool) -> None:
-    """Check that there is something to serve, and that no model asks for a GPU where there is none.
+def check_models(repository: Path, release: Release, gpus: int) -> None:
+    """Check that there is something to serve, and that the preflight finds no error in it.
 
     Raises:
         UsageError: no model in the repository.
-        ServerError: a model of KIND_GPU on a machine without a GPU.
-        RepositoryError: a config.pbtxt that does not parse.
+        ServerError: Triton would refuse a model, or answer wrongly with it.
     """
-    models = [model for model in model_folders(repository) if model.config.is_file()]
-    if not models:
+    if not any(model.config.is_file() for model in model_folders(repository)):
         raise UsageError(f"--repository {repository}: holds no model; build one into it with tools/build_repo.py")
-    for model in models:
-        config = parse(model.config.read_text(encoding="utf-8"), str(model.config))
-        if not has_gpu and any(group.kind == group.KIND_GPU for group in config.instance_group):
-            raise ServerError(
-                f"{model.config}: asks for KIND_GPU, but this runtime has no GPU; build it again with --device cpu, "
-                "or serve it with --runtime docker on a machine with an NVIDIA GPU"
-            )
+    errors = errors_of(check_repository(repository, Target(release, gpus)))
+    if errors:
+        more = f" ({len(errors)} errors; tools/check_repo.py lists them)" if len(errors) > 1 else ""
+        raise ServerError(f"{repository}/{errors[0]}{more}")
+
+
+def wants_cache(repository: Path) -> bool:
+    """Whether a model of the repository asks for the response cache."""
+    texts = (model.read_config() for model in model_folders(repository))
+    return any(parse(text, "config.pbtxt").response_cache.enable for text in texts if text)
 
 
 def resolve_ports(ports: Ports, host: str) -> Ports:
@@ -98,7 +108,7 @@ def resolve_ports(ports: Ports, host: str) -> Ports:
             probe.close()
 
 
-def triton_flags(model_control: str) -> list[str]:
+def triton_flags(model_control: str, cache_bytes: int = 0) -> list[str]:
     """Return the flags that mean the same in every runtime.
 
     Configurations are complete, so Triton completes nothing by itself; a model that fails to load does not end the server, so
@@ -109,7 +119,8 @@ def triton_flags(model_control: str) -> list[str]:
         "poll": ["--model-control-mode=poll", f"--repository-poll-secs={_POLL_SECONDS}"],
         "none": ["--model-control-mode=none"],
     }[model_control]
-    return [*control, "--disable-auto-complete-config", "--exit-on-error=false"]
+    cache = [f"--cache-config=local,size={cache_bytes}"] if cache_bytes else []
+    return [*control, *cache, "--disable-auto-complete-config", "--exit-on-error=false"]
 
 
 def _values(ports: Ports) -> tuple[int, int, int]:

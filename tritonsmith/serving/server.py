@@ -23,7 +23,15 @@ from tritonsmith.releases import find_release
 from tritonsmith.serving import docker, embedded
 from tritonsmith.serving.health import check_model, wait_until_ready
 from tritonsmith.serving.log import readable
-from tritonsmith.serving.options import Ports, ServeOptions, check_options, check_repository, resolve_ports, triton_flags
+from tritonsmith.serving.options import (
+    Ports,
+    ServeOptions,
+    check_models,
+    check_options,
+    resolve_ports,
+    triton_flags,
+    wants_cache,
+)
 
 _LOG_LINES_KEPT = 50
 _KILL_AFTER_DRAIN_S = 15.0
@@ -68,19 +76,23 @@ def plan(options: ServeOptions, on_step: Callable[[str], None] | None = None) ->
     if runtime == "auto":
         usable = docker.engine_problem() is None and docker.has_image(release)
         runtime = "docker" if usable else "embedded"
-    gpu = runtime == "docker" and docker.has_gpu()
-    check_repository(repository, gpu)
+    gpus = docker.gpu_count() if runtime == "docker" else 0
+    if options.check:
+        check_models(repository, release, gpus)
+    flags = triton_flags(options.model_control, options.response_cache_bytes if wants_cache(repository) else 0)
     ports = resolve_ports(options.ports, options.host)
     if runtime == "docker":
         name = f"tritonsmith-{ports.http}"
-        command = docker.command(repository, release, ports, options.host, options.model_control, gpu, name)
+        command = docker.command(repository, release, ports, options.host, flags, gpus > 0, name)
         return Launch(runtime, command, dict(os.environ), ports, options.host)
     prepared = embedded.prepare(cache_folder(), on_step)
     environment = prepared.variables() | {"TRITONSMITH_ORT_ALLOW_SPINNING": str(int(options.allow_spinning))}
-    return Launch(runtime, _embedded_command(prepared, repository, ports, options), environment, ports, options.host)
+    return Launch(runtime, _embedded_command(prepared, repository, ports, options, flags), environment, ports, options.host)
 
 
-def _embedded_command(runtime: embedded.EmbeddedRuntime, repository: Path, ports: Ports, options: ServeOptions) -> list[str]:
+def _embedded_command(
+    runtime: embedded.EmbeddedRuntime, repository: Path, ports: Ports, options: ServeOptions, flags: list[str]
+) -> list[str]:
     # If this process is killed, Triton must not live on unwatched (setpriv is part of util-linux).
     tether = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
     return [
@@ -96,7 +108,7 @@ def _embedded_command(runtime: embedded.EmbeddedRuntime, repository: Path, ports
         f"--metrics-address={options.host}",
         f"--metrics-port={ports.metrics}",
         f"--exit-timeout-secs={int(options.drain_timeout_s)}",
-        *triton_flags(options.model_control),
+        *flags,
     ]
 
 

@@ -40,6 +40,7 @@ class TritonPythonModel:
         """Load the model; raising here is Triton's way to say that it cannot be loaded."""
         config, parameters = read_config(args)
         path = model_path(args, config, "model.onnx")
+        _check_accelerators(config)
         options, run_options = _session_options(config, parameters)
         try:
             session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -57,6 +58,14 @@ class TritonPythonModel:
         """Answer requests in their order."""
         responses: list[Any] = self._backend.execute(requests)
         return responses
+
+
+def _check_accelerators(config: Mapping[str, Any]) -> None:
+    """Refuse what the C++ backend refuses of a CPU instance; OpenVINO's answers are this provider's, in another time."""
+    accelerators = config.get("optimization", {}).get("execution_accelerators", {}).get("cpu_execution_accelerator", [])
+    for accelerator in accelerators:
+        if accelerator["name"] != "openvino":
+            raise RuntimeError(f"unknown cpu_execution_accelerator {accelerator['name']!r}: expected openvino")
 
 
 def _tensors(nodes: Sequence[Any]) -> dict[str, tuple[str, list[int]]]:

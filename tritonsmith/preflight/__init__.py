@@ -1,0 +1,1 @@
+"""Preflight: what Triton would refuse of a repository, or accept and do otherwise than meant, found without a server."""
