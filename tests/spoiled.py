@@ -188,6 +188,8 @@ CASES = [
         "cache-decoupled",
         append("response_cache { enable: true } model_transaction_policy { decoupled: true }"),
     ),
+    Case("rate", "rate-limit-flag", rewrite("count: 1", "count: 1 rate_limiter { priority: 1 }"), False, "warning"),
+    Case("host", "host-policy-flag", rewrite("count: 1", 'count: 1 host_policy: "socket_0"'), False, "warning"),
     Case(
         "ragged",
         "ragged-output",

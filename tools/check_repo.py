@@ -50,7 +50,7 @@ def main(
     if errors:
         raise RepositoryError(f"{repository}: {len(errors)} error{'s' if len(errors) > 1 else ''} in {len(found)} findings")
     if not json:
-        console.print(f"{escape(str(repository))}: no errors, {len(found)} warnings")
+        console.print(f"{escape(str(repository))}: no errors, {len(found)} other finding{'' if len(found) == 1 else 's'}")
 
 
 def parse_device(device: str) -> int:

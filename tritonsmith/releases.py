@@ -21,6 +21,8 @@ class Release:
     onnxruntime: str
     max_opset: int
     max_ir_version: int
+    in_table: bool = True
+    """False where it is held to an older row, for want of its own."""
 
     @property
     def image(self) -> str:
@@ -48,4 +50,4 @@ def find_release(name: str) -> Release:
     known = [row for row in _ROWS if row.name <= name]
     if not known:
         raise UsageError(f"--triton {name}: releases before {_ROWS[0].name} are not supported; choose {_ROWS[0].name} or later")
-    return replace(known[-1], name=name)
+    return replace(known[-1], name=name, in_table=known[-1].name == name)

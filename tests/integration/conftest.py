@@ -69,6 +69,8 @@ def repository(
     for preset in CPU_PRESETS:
         lengths = load_preset(preset).lengths
         add(str(checkpoint("bert")), f"preset_{preset}", preset=preset, lengths=tuple(n for n in lengths if n <= MAX_LENGTH))
+    limiter = "{resources: [{name: slot, count: 1}], priority: 1}"
+    add(str(checkpoint("bert")), "limited", settings=(f"instance_group.0.rate_limiter={limiter}",))
     add(str(checkpoint("bert")), "cached", settings=("response_cache.enable=true",))
     add(str(checkpoint("bert")), "versions", num_versions=2)
     add(str(second_bert), "versions", num_versions=2)

@@ -64,6 +64,12 @@ def test_the_response_cache_is_switched_on_where_a_model_asks_for_it(served: Ser
     np.testing.assert_array_equal(first["start_logits"], again["start_logits"])
 
 
+def test_rate_limits_are_switched_on_where_a_model_asks_for_them(served: Served) -> None:
+    assert "--rate-limit=execution_count" in served.server.launch.command
+    with served.client() as client:
+        assert client.infer("limited", served.inputs("bert").exact(24))
+
+
 def spoil_copy(source: Path, target: Path, case: Case) -> None:
     """Copy a model, spoil it, and give its configuration the copy's name where it had the original's."""
     shutil.copytree(source, target)

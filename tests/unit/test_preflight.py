@@ -163,6 +163,13 @@ def test_wrong_device(text: str) -> None:
         parse_device(text)
 
 
+def test_a_release_that_is_not_in_the_table_is_told(repository: Path) -> None:
+    repository.mkdir()
+    (found,) = check_repository(repository, Target(find_release("26.07")))
+    assert (found.severity, found.rule) == (Severity.NOTE, "release")
+    assert "held to ONNX Runtime 1.20.1" in found.message
+
+
 def test_no_repository(tmp_path: Path) -> None:
     with pytest.raises(RepositoryError, match="no such folder"):
         check_repository(tmp_path / "nowhere", CPU)

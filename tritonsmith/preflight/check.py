@@ -41,6 +41,11 @@ def check_model(model: Model, target: Target) -> list[Finding]:
 
 
 def _check(repository: Path, target: Target) -> Iterator[Finding]:
+    if not target.release.in_table:
+        message = (
+            f"Triton {target.release.name} is not in the table of releases; held to ONNX Runtime {target.release.onnxruntime}"
+        )
+        yield Finding("release", Severity.NOTE, "", ".", "", message, "an error of opset or ir-version may be none there")
     yield from files.stray(repository)
     models = {}
     for folder in model_folders(repository):

@@ -115,6 +115,18 @@ def response_cache(model: Model, _target: Target) -> Iterator[Finding]:
     yield model.warning("cache-flag", message, "tools/serve.py adds the flag; another starter must", "response_cache.enable")
 
 
+def server_flags(model: Model, _target: Target) -> Iterator[Finding]:
+    """Rate limits and host policies: without their flags the server ignores them."""
+    for index, group in enumerate(model.config.instance_group):
+        field = f"instance_group[{index}]"
+        if group.HasField("rate_limiter"):
+            message = "ignored unless the server is started with --rate-limit=execution_count"
+            yield model.warning("rate-limit-flag", message, "tools/serve.py adds the flag; another starter must", field)
+        if group.host_policy:
+            message = f"{group.host_policy} means nothing unless the server is started with --host-policy for it"
+            yield model.warning("host-policy-flag", message, "start the server with it, or leave it out", field)
+
+
 def ragged(model: Model, _target: Target) -> Iterator[Finding]:
     """Ragged batches: every output needs its own entry that scatters it, or answers come in wrong shapes."""
     if not any(tensor.allow_ragged_batch for tensor in model.config.input):
@@ -162,4 +174,4 @@ def _buckets(model: Model) -> Iterator[Finding]:
         yield model.error("parameter-value", message, "such as 64,128,256", "parameters[bucket_lengths]")
 
 
-RULES = (batch_size, dynamic_batching, instances, response_cache, ragged, parameters)
+RULES = (batch_size, dynamic_batching, instances, response_cache, server_flags, ragged, parameters)

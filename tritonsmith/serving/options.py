@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from tritonsmith.errors import ServerError, UsageError
+from tritonsmith.errors import RepositoryError, ServerError, UsageError
 from tritonsmith.preflight.check import check_repository
 from tritonsmith.preflight.findings import errors_of
 from tritonsmith.preflight.model import Target
@@ -78,10 +79,19 @@ def check_models(repository: Path, release: Release, gpus: int) -> None:
         raise ServerError(f"{repository}/{errors[0]}{more}")
 
 
-def wants_cache(repository: Path) -> bool:
-    """Whether a model of the repository asks for the response cache."""
-    texts = (model.read_config() for model in model_folders(repository))
-    return any(parse(text, "config.pbtxt").response_cache.enable for text in texts if text)
+def flags_of_models(repository: Path, cache_bytes: int) -> list[str]:
+    """Return the flags without which the server would ignore what its models ask for."""
+    configs = []
+    for text in filter(None, (model.read_config() for model in model_folders(repository))):
+        # One that does not parse is Triton's to refuse, where the preflight was left out.
+        with contextlib.suppress(RepositoryError):
+            configs.append(parse(text, "config.pbtxt"))
+    flags = []
+    if any(config.response_cache.enable for config in configs):
+        flags.append(f"--cache-config=local,size={cache_bytes}")
+    if any(group.HasField("rate_limiter") for config in configs for group in config.instance_group):
+        flags.append("--rate-limit=execution_count")
+    return flags
 
 
 def resolve_ports(ports: Ports, host: str) -> Ports:
@@ -108,7 +118,7 @@ def resolve_ports(ports: Ports, host: str) -> Ports:
             probe.close()
 
 
-def triton_flags(model_control: str, cache_bytes: int = 0) -> list[str]:
+def triton_flags(model_control: str) -> list[str]:
     """Return the flags that mean the same in every runtime.
 
     Configurations are complete, so Triton completes nothing by itself; a model that fails to load does not end the server, so
@@ -119,8 +129,7 @@ def triton_flags(model_control: str, cache_bytes: int = 0) -> list[str]:
         "poll": ["--model-control-mode=poll", f"--repository-poll-secs={_POLL_SECONDS}"],
         "none": ["--model-control-mode=none"],
     }[model_control]
-    cache = [f"--cache-config=local,size={cache_bytes}"] if cache_bytes else []
-    return [*control, *cache, "--disable-auto-complete-config", "--exit-on-error=false"]
+    return [*control, "--disable-auto-complete-config", "--exit-on-error=false"]
 
 
 def _values(ports: Ports) -> tuple[int, int, int]:

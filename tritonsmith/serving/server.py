@@ -28,9 +28,9 @@ from tritonsmith.serving.options import (
     ServeOptions,
     check_models,
     check_options,
+    flags_of_models,
     resolve_ports,
     triton_flags,
-    wants_cache,
 )
 
 _LOG_LINES_KEPT = 50
@@ -79,7 +79,7 @@ def plan(options: ServeOptions, on_step: Callable[[str], None] | None = None) ->
     gpus = docker.gpu_count() if runtime == "docker" else 0
     if options.check:
         check_models(repository, release, gpus)
-    flags = triton_flags(options.model_control, options.response_cache_bytes if wants_cache(repository) else 0)
+    flags = [*triton_flags(options.model_control), *flags_of_models(repository, options.response_cache_bytes)]
     ports = resolve_ports(options.ports, options.host)
     if runtime == "docker":
         name = f"tritonsmith-{ports.http}"
