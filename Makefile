@@ -7,7 +7,7 @@ PIP_FLAGS ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test lint format bench-overhead bench-build bench-ladder clean help
+.PHONY: quickstart test lint format bench-overhead bench-build bench-ladder bench-strategies clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -44,6 +44,10 @@ bench-build: $(INSTALLED)  ## a build of a BERT-base shape against optimum's com
 bench-ladder: $(INSTALLED)  ## a pruned BERT-base shape (random weights) from PyTorch to INT8, one thread and two
 	for threads in 1 2; do $(BIN)/python tools/ladder.py random:bert-base --heads-left 0.5 --neurons-left 0.35 \
 	  --recipes "compact,export,fuse compact,export,int8-dynamic compact,export,openvino" --threads $$threads || exit 1; done
+
+bench-strategies: $(INSTALLED)  ## PyTorch and ONNX behind FastAPI against Triton: the demo, and a pruned BERT-base shape
+	$(BIN)/python tools/bench_strategies.py demo
+	$(BIN)/python tools/bench_strategies.py random:bert-base --heads-left 0.5 --neurons-left 0.35 --best-recipe compact,export,openvino
 
 clean:  ## remove the environment, built models and caches of this checkout
 	rm -rf $(VENV) reports .mypy_cache .pytest_cache .ruff_cache .hypothesis

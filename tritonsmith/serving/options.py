@@ -94,6 +94,22 @@ def flags_of_models(repository: Path, cache_bytes: int) -> list[str]:
     return flags
 
 
+def bind_port(option: str, host: str, port: int) -> socket.socket:
+    """Return a socket that is bound to the address, not yet listening.
+
+    Raises:
+        ServerError: the port is in use, or the address is none of this machine's.
+    """
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise ServerError(f"{option} {port}: cannot be bound on {host} ({error.strerror}); choose another, or 0") from None
+    return bound
+
+
 def resolve_ports(ports: Ports, host: str) -> Ports:
     """Return the ports to use, free ones in place of 0.
 
@@ -103,15 +119,7 @@ def resolve_ports(ports: Ports, host: str) -> Ports:
     sockets: list[socket.socket] = []
     try:
         for option, port in zip(("--http-port", "--grpc-port", "--metrics-port"), _values(ports), strict=True):
-            probe = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-            sockets.append(probe)
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                raise ServerError(
-                    f"{option} {port}: cannot be bound on {host} ({error.strerror}); choose another, or 0"
-                ) from None
+            sockets.append(bind_port(option, host, port))
         return Ports(*(probe.getsockname()[1] for probe in sockets))
     finally:
         for probe in sockets:

@@ -1,0 +1,1 @@
+"""The servers that the Triton deployment is compared with: FastAPI around PyTorch and around ONNX Runtime."""
