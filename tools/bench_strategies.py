@@ -127,13 +127,13 @@ def _print(model: str, lengths: Sequence[int], results: Sequence[StrategyResult]
         caption=f"article: its own speed-ups, BERT-large on a Tesla T4; here: {machine['processor']}, {machine['cores']} cores",
         caption_justify="left",
     )
-    table.add_column("strategy")
+    table.add_column("strategy", no_wrap=True)
     for length in lengths:
         table.add_column(f"{length} tokens", justify="right")
     by_key = {(result.strategy, result.sequence_length): result for result in results}
     for name in dict.fromkeys(result.strategy for result in results):
         found = [by_key[name, length] for length in lengths]
-        table.add_row(name, *(f"{result.latency.mean:.2f}  {result.speedup:.2f} x" for result in found))
+        table.add_row(name, *(f"{result.latency.mean:.2f}\n{result.speedup:.2f} x" for result in found))
         if name in ARTICLE_MS:
             base = ARTICLE_MS["PyTorch + FastAPI"]
             table.add_row(

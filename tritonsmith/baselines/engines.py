@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,11 @@ class Served:
     source: str
     task: Task
     model: Model
+
+    @functools.cached_property
+    def vocabulary(self) -> int:
+        """How many token ids there are; to ask the tokenizer takes milliseconds."""
+        return int(self.model.tokenizer.get_vocab_size())
 
 
 def load(engine: str, checkpoint: str | None, artifact: Path | None, threads: int) -> Served:

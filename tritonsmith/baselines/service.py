@@ -167,10 +167,10 @@ def _feed(served: Served, request: TensorRequest) -> Feed:
 
 def _run(served: Served, feed: Feed) -> Feed:
     """Run the engine; ids that the model does not have are the client's fault."""
-    largest = served.model.tokenizer.get_vocab_size()
     ids = feed["input_ids"]
-    if ids.min() < 0 or ids.max() >= largest:
-        raise HTTPException(422, f"input_ids: found {int(ids.min())} to {int(ids.max())}, expected 0 to {largest - 1}")
+    if ids.min() < 0 or ids.max() >= served.vocabulary:
+        message = f"input_ids: found {int(ids.min())} to {int(ids.max())}, expected 0 to {served.vocabulary - 1}"
+        raise HTTPException(422, message)
     return served.model.predict(feed)
 
 
