@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -15,9 +16,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from tritonsmith.bench import source
+from tritonsmith.bench.sequential import TEXTS
 from tritonsmith.bench.strategies import (
     ARTICLE_MS,
-    TEXTS,
     Strategy,
     StrategyResult,
     baseline_server,
@@ -115,7 +116,7 @@ def _strategies(
         address = servers.enter_context(baseline_server(_TOOL, ["--engine", engine, *model, "--threads", str(threads)]))
         strategies.append(Strategy(name, fastapi_prepare(address)))
     for name, variant in (("Triton", "onnx"), (f"Triton, {best_recipe}", "best")):
-        strategies.append(Strategy(name, lambda feed, variant=variant: client.prepare(variant, feed)))  # type: ignore[misc]
+        strategies.append(Strategy(name, functools.partial(client.prepare, variant)))
     return strategies
 
 

@@ -92,19 +92,12 @@ def _engines(
     if checkpoint is not None:
         resolved = resolve(checkpoint, JobRunner(cache_folder()), task)
         predict = pytorch_predictor(resolved.path, resolved.task)
-        names = ["input_ids", "attention_mask", "token_type_ids"]
-        labels = dict(enumerate(resolved.labels))
-        file = resolved.path / "tokenizer.json"
-        yield f"PyTorch {checkpoint}", resolved.task, Model(predict, load_tokenizer(file), names, labels, resolved.max_length)
+        yield f"PyTorch {checkpoint}", resolved.task, Model.of_checkpoint(resolved, predict)
     if artifact is not None:
         if not artifact.is_dir():
             raise UsageError(f"--artifact {artifact}: no such folder")
         found = read_artifact(artifact)
-        names = [spec.name for spec in found.inputs]
-        labels = dict(enumerate(found.labels))
-        encoder = load_tokenizer(artifact / "tokenizer.json")
-        predict = artifact_predictor(artifact)
-        yield f"{found.backend} {artifact}", found.task, Model(predict, encoder, names, labels, found.max_length)
+        yield f"{found.backend} {artifact}", found.task, Model.of_artifact(found, artifact_predictor(artifact))
     if url is not None:
         client = stack.enter_context(Client(url, protocol))
         name = client.choose_model(model)

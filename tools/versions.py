@@ -35,14 +35,13 @@ def _main() -> None:
 @app.command(name="list")
 def list_(model: Model, repository: Repository = _REPOSITORY, json: AsJson = False) -> None:
     """Show every version: whether it is served, what it was made from and measured at."""
-    folder = versions.find_model(repository, model)
-    found = versions.list_versions(folder)
+    found = versions.list_versions(versions.find_model(repository, model))
     if json:
-        print_json([_as_json(folder, version) for version in found])
+        print_json([_as_json(version) for version in found])
         return
     table = Table("version", "served", "created", "source", "recipe", "MB", "metric", "files")
     for version in found:
-        table.add_row(*map(escape, _row(folder, version)))
+        table.add_row(*map(escape, _row(version)))
     output.print(table)
 
 
@@ -103,11 +102,10 @@ def _tell(folder: ModelFolder, url: str | None) -> None:
     console.print(f"{escape(folder.path.name)}: config.pbtxt serves {served}{', and so does the server' if url else ''}")
 
 
-def _row(folder: ModelFolder, version: versions.Version) -> list[str]:
+def _row(version: versions.Version) -> list[str]:
     served = "yes" if version.served else ""
     if version.manifest is None:
         return [str(version.number), served, "", "not published by tritonsmith", "", "", "", ""]
-    changed = versions.changed_files(folder, version.number)
     return [
         str(version.number),
         served,
@@ -116,13 +114,13 @@ def _row(folder: ModelFolder, version: versions.Version) -> list[str]:
         " ".join(version.manifest["recipe"]),
         f"{version.size_bytes / 1e6:.1f}" if version.size_bytes else "",
         ", ".join(f"{name} {value:.2f}" for name, value in version.metric["figures"].items()) if version.metric else "",
-        f"{changed[0]} changed" if changed else "intact",
+        f"{version.changed_files[0]} changed" if version.changed_files else "intact",
     ]
 
 
-def _as_json(folder: ModelFolder, version: versions.Version) -> dict[str, object]:
-    changed = versions.changed_files(folder, version.number)
-    return {"version": version.number, "served": version.served, "changed_files": changed, "manifest": version.manifest}
+def _as_json(version: versions.Version) -> dict[str, object]:
+    told = {"version": version.number, "served": version.served, "changed_files": version.changed_files}
+    return told | {"manifest": version.manifest}
 
 
 if __name__ == "__main__":

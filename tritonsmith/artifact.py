@@ -27,8 +27,10 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_ma
 CARRIED_FILES = (*TOKENIZER_FILES, "config.json")
 """What a stage that only changes the graph hands on as it is."""
 
-# ONNX element types (onnx.TensorProto.DataType) by Triton's names without the TYPE_ prefix.
-_ONNX_DATA_TYPES = {1: "FP32", 6: "INT32", 7: "INT64", 9: "BOOL", 10: "FP16", 11: "FP64"}
+# Triton's names without the TYPE_ prefix by ONNX's element types (onnx.TensorProto.DataType).
+_DATA_TYPES = {1: "FP32", 2: "UINT8", 3: "INT8", 4: "UINT16", 5: "INT16", 6: "INT32", 7: "INT64", 8: "STRING", 9: "BOOL"}
+_DATA_TYPES |= {10: "FP16", 11: "FP64", 12: "UINT32", 13: "UINT64", 16: "BF16"}
+_SERVED_TYPES = frozenset({"FP32", "INT32", "INT64", "BOOL", "FP16", "FP64"})
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,8 @@ def write_meta(path: Path, **fields: Any) -> None:
         "backend": "onnxruntime",
         "opset": opset,
         "ir_version": model.ir_version,
-        "inputs": [dataclasses.asdict(_spec(value)) for value in model.graph.input],
-        "outputs": [dataclasses.asdict(_spec(value)) for value in model.graph.output],
+        "inputs": [dataclasses.asdict(_served_spec(value)) for value in model.graph.input],
+        "outputs": [dataclasses.asdict(_served_spec(value)) for value in model.graph.output],
     }
     _write(path, document)
 
@@ -179,9 +181,15 @@ def _read_specs(entries: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(entry["name"], entry["data_type"], tuple(entry["dims"])) for entry in entries)
 
 
-def _spec(value: Any) -> TensorSpec:
+def read_spec(value: Any) -> TensorSpec:
+    """Return an input or output of an ONNX graph (a ValueInfoProto); a type that Triton lacks keeps ONNX's number."""
     tensor = value.type.tensor_type
     dims = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim)
-    if tensor.elem_type not in _ONNX_DATA_TYPES:
-        raise StageError(f"{MODEL_FILE}: tensor {value.name} has ONNX element type {tensor.elem_type}, which is not served")
-    return TensorSpec(value.name, _ONNX_DATA_TYPES[tensor.elem_type], dims)
+    return TensorSpec(value.name, _DATA_TYPES.get(tensor.elem_type, f"ONNX_{tensor.elem_type}"), dims)
+
+
+def _served_spec(value: Any) -> TensorSpec:
+    spec = read_spec(value)
+    if spec.data_type not in _SERVED_TYPES:
+        raise StageError(f"{MODEL_FILE}: tensor {spec.name} has the element type {spec.data_type}, which is not served")
+    return spec

@@ -173,7 +173,7 @@ def test_wrong_wishes_are_named(options: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize("name", ["../up", "", ".x", "a b", "-a"])
 def test_wrong_names(name: str) -> None:
     with pytest.raises(UsageError, match="--name"):
-        describe(ConfigOptions(), Subject(name, "onnxruntime", GRAPH, 384), find_release("24.10"))
+        describe(ConfigOptions(), Subject(name, "onnxruntime", GRAPH, 384, "fp32", feed), find_release("24.10"))
 
 
 def test_a_preset_of_one_s_own(tmp_path: Path) -> None:

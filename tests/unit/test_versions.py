@@ -30,7 +30,7 @@ def test_list(model: ModelFolder) -> None:
     found = versions.list_versions(model)
     assert [(version.number, version.served) for version in found] == [(1, False), (2, False), (3, True)]
     assert all(version.size_bytes for version in found)
-    assert [versions.changed_files(model, number) for number in (1, 2, 3)] == [[], [], []]
+    assert [version.changed_files for version in found] == [[], [], []]
 
 
 def test_diff_tells_what_differs_and_only_that(model: ModelFolder) -> None:

@@ -15,7 +15,7 @@ from tritonsmith.artifact import read_artifact
 from tritonsmith.checkpoint import resolve
 from tritonsmith.engines import artifact_predictor, pytorch_predictor
 from tritonsmith.errors import UsageError
-from tritonsmith.inputs import Feed, load_tokenizer
+from tritonsmith.inputs import Feed
 from tritonsmith.jobs import JobRunner
 from tritonsmith.metrics.model import Model
 from tritonsmith.paths import cache_folder
@@ -61,11 +61,8 @@ def load(engine: str, checkpoint: str | None, artifact: Path | None, threads: in
         if checkpoint is None or artifact is not None:
             raise UsageError("--engine pytorch: takes --checkpoint, and no --artifact")
         resolved = resolve(checkpoint, JobRunner(cache_folder()))
-        names = ["input_ids", "attention_mask", "token_type_ids"]
-        tokenizer = load_tokenizer(resolved.path / "tokenizer.json")
         predict = pytorch_predictor(resolved.path, resolved.task, threads or None)
-        model = Model(predict, tokenizer, names, dict(enumerate(resolved.labels)), resolved.max_length)
-        return Served(engine, checkpoint, resolved.task, model)
+        return Served(engine, checkpoint, resolved.task, Model.of_checkpoint(resolved, predict))
     if artifact is None or checkpoint is not None:
         raise UsageError(f"--engine {engine}: takes --artifact, and no --checkpoint")
     if not artifact.is_dir():
@@ -74,10 +71,7 @@ def load(engine: str, checkpoint: str | None, artifact: Path | None, threads: in
     if found.backend != "onnxruntime":
         raise UsageError(f"--artifact {artifact}: is for {found.backend}; expected one with a model.onnx")
     predict = artifact_predictor(artifact, threads) if engine == "onnxruntime" else BoundSession(found.model, threads)
-    names = [spec.name for spec in found.inputs]
-    tokenizer = load_tokenizer(artifact / "tokenizer.json")
-    model = Model(predict, tokenizer, names, dict(enumerate(found.labels)), found.max_length)
-    return Served(engine, str(artifact), found.task, model)
+    return Served(engine, str(artifact), found.task, Model.of_artifact(found, predict))
 
 
 class BoundSession:

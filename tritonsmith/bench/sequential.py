@@ -12,7 +12,7 @@ from tritonsmith.client import Client
 from tritonsmith.errors import ServerError, UsageError
 from tritonsmith.inputs import TextInputs
 
-_TEXTS = 6
+TEXTS = 6
 """Different texts that a length's requests take turns with."""
 _PHASES = ("queue", "compute_input", "compute_infer", "compute_output")
 
@@ -77,15 +77,15 @@ def run(
         raise UsageError(f"--warmup {warmup}: expected 0 or more")
     results = []
     for length in lengths:
-        sends = [client.prepare(model, inputs.request(length, index)) for index in range(_TEXTS)]
+        sends = [client.prepare(model, inputs.request(length, index)) for index in range(TEXTS)]
         for number in range(warmup):
-            sends[number % _TEXTS]()
+            sends[number % TEXTS]()
             on_request(length)
         before = _counters(client, model)
         latencies = []
         for number in range(requests):
             started = time.perf_counter()
-            sends[number % _TEXTS]()
+            sends[number % TEXTS]()
             latencies.append(time.perf_counter() - started)
             on_request(length)
         counted, times = _difference(before, _counters(client, model))

@@ -29,8 +29,6 @@ Send = Callable[[], object]
 Prepare = Callable[[Feed], Send]
 """Serialises a request once."""
 
-TEXTS = 6
-"""Different texts that a length's requests take turns with."""
 ARTICLE_MS = {
     "PyTorch + FastAPI": {32: 14.72, 64: 14.71, 128: 14.99, 256: 16.41},
     "ONNX + FastAPI": {32: 3.47, 64: 3.84, 128: 4.66, 256: 6.15},

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from tritonsmith.engines import Predictor
-from tritonsmith.inputs import Feed
+from tritonsmith.inputs import Feed, load_tokenizer
+
+if TYPE_CHECKING:
+    from tritonsmith.artifact import Artifact
+    from tritonsmith.checkpoint import Checkpoint
 
 T = TypeVar("T")
 
@@ -30,6 +34,20 @@ class Model:
     """Tokens in a window, special tokens included."""
     on_example: Callable[[], None] = lambda: None
     """Told when an example is done."""
+
+    @classmethod
+    def of_checkpoint(cls, checkpoint: Checkpoint, predict: Predictor) -> Self:
+        """Return the checkpoint's model behind `predict`, which leaves out the inputs that it does not take."""
+        names = ["input_ids", "attention_mask", "token_type_ids"]
+        tokenizer = load_tokenizer(checkpoint.path / "tokenizer.json")
+        return cls(predict, tokenizer, names, dict(enumerate(checkpoint.labels)), checkpoint.max_length)
+
+    @classmethod
+    def of_artifact(cls, artifact: Artifact, predict: Predictor) -> Self:
+        """Return the artifact's model behind `predict`."""
+        names = [spec.name for spec in artifact.inputs]
+        tokenizer = load_tokenizer(artifact.path / "tokenizer.json")
+        return cls(predict, tokenizer, names, dict(enumerate(artifact.labels)), artifact.max_length)
 
     def cut(self, first: str, second: str | None = None) -> Encoding:
         """Return the text, or pair of texts, cut to `max_length` tokens."""

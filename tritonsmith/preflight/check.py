@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig as ModelConfigMessage
 
-from tritonsmith.artifact import TensorSpec, read_artifact
+from tritonsmith.artifact import read_artifact, read_spec
 from tritonsmith.errors import RepositoryError, StageError
 from tritonsmith.preflight import accelerators, files, scheduling, tensors, warmup
 from tritonsmith.preflight.ensembles import ensemble
@@ -129,21 +128,11 @@ def read_onnx(path: Path) -> Graph | None:
     outside = {entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"}
     operators = frozenset(f"{node.domain}.{node.op_type}".lstrip(".") for node in model.graph.node)
     return Graph(
-        tuple(_spec(value) for value in model.graph.input),
-        tuple(_spec(value) for value in model.graph.output),
+        tuple(read_spec(value) for value in model.graph.input),
+        tuple(read_spec(value) for value in model.graph.output),
         defaults,
         opset,
         model.ir_version,
         operators,
         frozenset(outside),
     )
-
-
-def _spec(value: Any) -> TensorSpec:
-    from onnx import TensorProto
-
-    names = {"FLOAT": "FP32", "FLOAT16": "FP16", "DOUBLE": "FP64", "BFLOAT16": "BF16"}
-    tensor = value.type.tensor_type
-    name = TensorProto.DataType.Name(tensor.elem_type)
-    dims = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim)
-    return TensorSpec(value.name, names.get(name, name), dims)

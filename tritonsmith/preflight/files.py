@@ -7,14 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tritonsmith.artifact import MODEL_FILES
-from tritonsmith.hashing import sha256_file
 from tritonsmith.preflight.findings import Finding, Severity
 from tritonsmith.preflight.model import Model, Target
-from tritonsmith.repository.layout import MANIFEST_FILE
+from tritonsmith.repository.layout import MANIFEST_FILE, changed_files
 
 _TEXT_INPUT = "input_ids"
-_IN_MEMORY = ("python", "ensemble")
-"""Backends whose version folders need not hold a model file by one of the usual names."""
 
 
 def names(model: Model, _target: Target) -> Iterator[Finding]:
@@ -85,15 +82,12 @@ def integrity(model: Model, _target: Target) -> Iterator[Finding]:
         folder = model.folder / str(version)
         if manifest is None:
             continue
-        recorded = manifest.get("files", {})
-        fix = "restore it, or publish the model again"
-        for name, checksum in recorded.items():
-            file = f"{version}/{name}"
-            if not (folder / name).is_file():
-                yield model.error("checksum", "missing, though the version was published with it", fix, file=file)
-            elif sha256_file(folder / name) != checksum:
-                yield model.error("checksum", "changed since it was published", fix, file=file)
-        strangers = sorted(entry.name for entry in folder.iterdir() if entry.name not in {*recorded, MANIFEST_FILE})
+        for name in changed_files(folder, manifest):
+            there = (folder / name).is_file()
+            message = "changed since it was published" if there else "missing, though the version was published with it"
+            yield model.error("checksum", message, "restore it, or publish the model again", file=f"{version}/{name}")
+        known = {*manifest.get("files", {}), MANIFEST_FILE}
+        strangers = sorted(entry.name for entry in folder.iterdir() if entry.name not in known)
         if strangers:
             message = "was not published with this version"
             yield model.warning("stranger", message, "remove it", file=f"{version}/{strangers[0]}")

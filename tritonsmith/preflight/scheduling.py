@@ -39,9 +39,7 @@ def dynamic_batching(model: Model, target: Target) -> Iterator[Finding]:
     for preferred in batcher.preferred_batch_size:
         if not 0 < preferred <= size:
             message = f"found {preferred}, expected 1 to max_batch_size ({size})"
-            yield model.error(
-                "preferred-batch-size", message, "change it or leave it out", "dynamic_batching.preferred_batch_size"
-            )
+            yield model.error("preferred-batch-size", message, "change it or leave it out", field)
     if batcher.preferred_batch_size and not _has_tensorrt(model):
         message = "helps TensorRT engines with several profiles only; elsewhere batches wait for nothing"
         yield model.warning("preferred-batch-size-unused", message, "leave it out", field)

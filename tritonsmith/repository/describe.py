@@ -89,10 +89,10 @@ class Subject:
     backend: str
     graph: Graph
     max_length: int
-    precision: str = "fp32"
+    precision: str
     """What TensorRT is told to compute in."""
-    feed: Callable[[int], Feed] | None = None
-    """Makes a request of real text of a length in tokens; None: no warm-up can be made."""
+    feed: Callable[[int], Feed]
+    """Makes a request of real text of a length in tokens."""
 
 
 def check_config(options: ConfigOptions, backend: str) -> None:
@@ -214,8 +214,6 @@ def _add_warmup(options: ConfigOptions, document: Document, subject: Subject, le
     wanted = options.loaded_preset.warmup if options.warmup is None else options.warmup
     if not wanted or "model_warmup" in document:
         return {}
-    if subject.feed is None:
-        raise UsageError("--warmup: needs the model's tokenizer to make requests of real text")
     size = document.get("max_batch_size", 0)
     batches = sorted({1, size} if size and "dynamic_batching" in document else {min(size, 1)})
     files: dict[str, bytes] = {}

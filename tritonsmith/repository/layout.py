@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from tritonclient.grpc.model_config_pb2 import ModelConfig as ModelConfigMessage
 
 from tritonsmith.errors import RepositoryError
+from tritonsmith.hashing import sha256_file
 from tritonsmith.repository.model_config import ModelConfig, validate
 
 CONFIG_FILE = "config.pbtxt"
@@ -72,6 +73,15 @@ class ModelFolder:
         manifest = self.manifest(number)
         document = manifest.get("config") if manifest else None
         return validate(document, f"{self.version(number) / MANIFEST_FILE}: config") if document else None
+
+
+def changed_files(version: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """Return the files of a version folder that are not there, or not as its manifest says they were published."""
+    return [
+        name
+        for name, checksum in manifest.get("files", {}).items()
+        if not (version / name).is_file() or sha256_file(version / name) != checksum
+    ]
 
 
 def served_versions(config: ModelConfigMessage, versions: Iterable[int]) -> list[int]:

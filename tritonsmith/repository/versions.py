@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from tritonsmith.errors import RepositoryError, UsageError
-from tritonsmith.hashing import sha256_file
-from tritonsmith.repository.layout import ModelFolder, served_versions
-from tritonsmith.repository.model_config import ModelConfig, Specific, VersionPolicy, from_message
+from tritonsmith.repository.layout import CONFIG_FILE, ModelFolder, changed_files, served_versions
+from tritonsmith.repository.model_config import Specific, VersionPolicy, from_message
 from tritonsmith.repository.publish import cannot_write, check_fits, locked, replace_config, staging, sync
 from tritonsmith.repository.rendering import parse, render
 
@@ -45,6 +44,8 @@ class Version:
     number: int
     served: bool
     manifest: dict[str, Any] | None
+    changed_files: list[str]
+    """Those that are not as they were published."""
 
     @property
     def size_bytes(self) -> int | None:
@@ -66,7 +67,7 @@ def find_model(repository: Path, name: str) -> ModelFolder:
     model = ModelFolder(repository / name)
     if not model.config.is_file() or model.path.parent.resolve() != repository.resolve():
         known = (
-            sorted(entry.name for entry in repository.iterdir() if (entry / "config.pbtxt").is_file())
+            sorted(entry.name for entry in repository.iterdir() if (entry / CONFIG_FILE).is_file())
             if repository.is_dir()
             else []
         )
@@ -80,24 +81,16 @@ def list_versions(model: ModelFolder) -> list[Version]:
     Raises:
         RepositoryError: config.pbtxt or a manifest cannot be read.
     """
-    served = served_now(model)
-    return [Version(number, number in served, model.manifest(number)) for number in model.versions]
+    served, found = served_now(model), []
+    for number in model.versions:
+        manifest = model.manifest(number)
+        found.append(Version(number, number in served, manifest, changed_files(model.version(number), manifest or {})))
+    return found
 
 
 def served_now(model: ModelFolder) -> list[int]:
     """Return the versions that config.pbtxt serves."""
     return served_versions(parse(model.read_config() or "", str(model.config)), model.versions)
-
-
-def changed_files(model: ModelFolder, number: int) -> list[str]:
-    """Return the files of a version that are not as they were published; none for another tool's version."""
-    manifest = model.manifest(number) or {}
-    folder = model.version(number)
-    return [
-        name
-        for name, checksum in manifest.get("files", {}).items()
-        if not (folder / name).is_file() or sha256_file(folder / name) != checksum
-    ]
 
 
 def diff(model: ModelFolder, first: int, second: int) -> list[str]:
@@ -134,15 +127,14 @@ def _flat(value: Any, path: str = "") -> list[tuple[str, str]]:
     return [(path, json.dumps(value))]
 
 
-def promote(model: ModelFolder, numbers: Sequence[int]) -> ModelConfig:
+def promote(model: ModelFolder, numbers: Sequence[int]) -> None:
     """Serve exactly these versions, with the configuration that the last of them was published with.
 
     Raises:
         RepositoryError: a version is not there, has changed since it was published, or does not fit the others.
     """
     for number in numbers:
-        _manifest(model, number)
-        if changed := changed_files(model, number):
+        if changed := changed_files(model.version(number), _manifest(model, number)):
             raise RepositoryError(
                 f"{model.version(number) / changed[0]}: is not as it was published; the version is not served"
             )
@@ -157,7 +149,6 @@ def promote(model: ModelFolder, numbers: Sequence[int]) -> ModelConfig:
             replace_config(model, render(config))
     except OSError as error:
         raise cannot_write(model.path.parent, error) from error
-    return config
 
 
 def rollback(model: ModelFolder) -> int:
